@@ -1,0 +1,40 @@
+# Cats or dogs. Nothing but Python 3.10-3.13 and git is needed beforehand; `make` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+READY := $(VENV)/.ready
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help repro test lint ui requirements clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.10 to 3.13 is needed: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+repro: $(READY)  ## rebuild whatever is out of date: the whole pipeline
+	dvc repro
+
+test: $(READY)  ## run the tests
+	python -m pytest
+
+lint: $(READY)  ## check style and format
+	ruff check .
+	ruff format --check .
+
+ui: $(READY)  ## look at the runs in MLflow, on http://127.0.0.1:5000
+	mlflow ui --host 127.0.0.1 --port 5000 \
+		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+requirements:  ## pin requirements.txt anew from requirements.in (needs uv)
+	uv pip compile --quiet --upgrade --universal --python-version 3.10 \
+		--fork-strategy fewest requirements.in --output-file requirements.txt
+
+clean:  ## remove the environment and everything kept outside DVC
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache dvc_plots

@@ -1,0 +1,211 @@
+"""Photographs of cats and dogs in a zip, a tar or a folder of any origin: read, checked, stored.
+
+In: `PetImages/Cat/0.jpg` or `train/cat.0.jpg`, under any parent folders. Out: one zip with `cat/…`
+and `dog/…`, whose bytes depend on the photographs' names and bytes alone.
+"""
+
+import bz2
+import gzip
+import lzma
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from catsdogs.files import write_zip
+from catsdogs.layout import CLASSES
+from catsdogs.stage import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,  # a compression that Python's zipfile does not know
+    RuntimeError,  # zipfile's word for "encrypted"
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of an archive: its name there, its size in bytes, and how to open it."""
+
+    name: str
+    size: int
+    open: Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is read before an archive counts as an attack, in bytes."""
+
+    file: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What `store` found: images per class, and the names of the files that are none."""
+
+    images: dict[str, int]
+    left_out: list[str]
+
+
+def store(source: Path, target: Path, limits: Limits) -> Stored:
+    """Copy every photograph of `source` into the zip `target`, byte for byte, in order of name.
+
+    Raises:
+        UserError: the source cannot be read, is unsafe, exceeds the limits, holds two photographs
+            of one name, or lacks cats or dogs.
+    """
+    try:
+        with _members(source, limits) as members:
+            chosen, left_out = _choose(source, members, limits)
+            write_zip(target, ((name, partial(_read, chosen[name])) for name in sorted(chosen)))
+    except DAMAGE as error:
+        raise UserError(
+            f"{source} is damaged or not readable as an archive ({error}): fetch it again"
+        ) from None
+    counts = {kind: sum(name.startswith(f"{kind}/") for name in chosen) for kind in CLASSES}
+    return Stored(counts, sorted(left_out))
+
+
+def place(name: str) -> str | None:
+    """Say where a file belongs: `cat/…` or `dog/…`, or None if it is no photograph of either.
+
+    The innermost folder named for a class decides (`PetImages/Cat/0.jpg`), then the beginning of
+    the file's name (`train/dog.0.jpg`).
+    """
+    path = PurePosixPath(name)
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    if hidden or path.suffix.casefold() not in IMAGE_SUFFIXES:
+        return None
+    for depth in range(len(path.parts) - 2, -1, -1):
+        kind = path.parts[depth].casefold().removesuffix("s")
+        if kind in CLASSES:
+            return "/".join([kind, *path.parts[depth + 1 :]])
+    kind = path.name.partition(".")[0].casefold()
+    return f"{kind}/{path.name}" if kind in CLASSES else None
+
+
+def _choose(
+    source: Path, members: Iterable[Member], limits: Limits
+) -> tuple[dict[str, Member], list[str]]:
+    chosen: dict[str, Member] = {}
+    left_out = []
+    for member in members:
+        _check_name(source, member.name)
+        name = place(member.name)
+        if name is None:
+            left_out.append(member.name)
+        elif name in chosen:
+            raise UserError(
+                f"{source}: {chosen[name].name} and {member.name} would both be {name}: "
+                "rename one of them"
+            )
+        else:
+            chosen[name] = member
+            if member.size > limits.file:
+                raise UserError(
+                    f"{source}: {member.name} has {member.size:,} bytes, more than "
+                    "data.max_file_mb allows: remove it or raise the bound"
+                )
+    if sum(member.size for member in chosen.values()) > limits.total:
+        raise UserError(
+            f"{source} holds more than data.max_total_gb allows: raise the bound if you trust it"
+        )
+    for kind in CLASSES:
+        if not any(name.startswith(f"{kind}/") for name in chosen):
+            raise UserError(
+                f"{source} holds no image of a {kind}: expected are folders named cat and dog, "
+                "or files named cat.<number>.jpg and dog.<number>.jpg"
+            )
+    return chosen, left_out
+
+
+def _check_name(source: Path, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{source}: the name {name!r} is not UTF-8: rename the file") from None
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if ".." in parts or name.startswith(("/", "\\")) or ":" in (parts or ("",))[0]:
+        raise UserError(f"{source}: the entry {name!r} points outside the archive: do not use it")
+
+
+def _read(member: Member) -> bytes:
+    """Read a member, and no more than it claimed to hold."""
+    with member.open() as file:
+        content = file.read(member.size + 1)
+    if len(content) != member.size:
+        raise EOFError(f"{member.name} does not have the {member.size:,} bytes that it claims")
+    return content
+
+
+@contextmanager
+def _members(source: Path, limits: Limits) -> Iterator[Iterable[Member]]:
+    if source.is_dir():
+        yield _folder_members(source)
+    elif zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            yield [
+                Member(entry.filename, entry.file_size, partial(archive.open, entry))
+                for entry in archive.infolist()
+                if not entry.is_dir()
+            ]
+    elif tarfile.is_tarfile(source):
+        with _plain_tar(source, limits) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            yield _tar_members(source, archive)
+    else:
+        raise UserError(f"{source} is neither a zip, a tar nor a folder, or it is cut off")
+
+
+def _folder_members(source: Path) -> Iterator[Member]:
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(source).as_posix()
+            yield Member(name, path.stat().st_size, partial(path.open, "rb"))
+
+
+def _tar_members(source: Path, archive: tarfile.TarFile) -> Iterator[Member]:
+    for entry in archive:
+        if entry.isfile():
+            yield Member(entry.name, entry.size, partial(archive.extractfile, entry))
+        elif not entry.isdir():
+            raise UserError(
+                f"{source}: the entry {entry.name!r} is a link or a device, not a file: "
+                "pack the photographs themselves"
+            )
+
+
+@contextmanager
+def _plain_tar(source: Path, limits: Limits) -> Iterator[BinaryIO]:
+    """Unpack a compressed tar into a temporary file: its members are read in another order."""
+    with _decompressed(source) as packed, tempfile.TemporaryFile() as plain:
+        while chunk := packed.read(1 << 20):
+            plain.write(chunk)
+            if plain.tell() > limits.total:
+                raise UserError(f"{source} unpacks to more than data.max_total_gb allows")
+        plain.seek(0)
+        yield plain
+
+
+def _decompressed(source: Path) -> BinaryIO:
+    for opener in (gzip.open, bz2.open, lzma.open):
+        file = opener(source, "rb")
+        try:
+            file.read(1)
+        except (OSError, EOFError, lzma.LZMAError):  # another format
+            file.close()
+        else:
+            file.seek(0)
+            return file
+    return source.open("rb")

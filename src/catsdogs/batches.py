@@ -1,0 +1,126 @@
+"""Which images a training sees, and when: a step goes in, its batch comes out.
+
+The batch of step s, with its augmentation, is a function of the seed and s alone. So a training
+can go on anywhere, and the number of threads that read does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from catsdogs.augmentation import Augmentation, augment
+from catsdogs.files import read_csv
+from catsdogs.pixels import PixelReader
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+AHEAD = 4  # batches that are ready before they are asked for
+
+
+class Subset(NamedTuple):
+    """One side of the split: each image's row in the array of pixels, its name and its label."""
+
+    rows: np.ndarray  # int64, N
+    names: list[str]
+    labels: np.ndarray  # float32, N: 0 cat, 1 dog
+
+
+def read_subset(path: Path) -> Subset:
+    """Read `train.csv` or `validation.csv`."""
+    lines = read_csv(path)
+    return Subset(
+        np.array([int(line["row"]) for line in lines]),
+        [line["name"] for line in lines],
+        np.array([float(line["label"]) for line in lines], np.float32),
+    )
+
+
+class TrainingBatches:
+    """Endless batches: pass after pass over the images, each pass in an order of its own."""
+
+    def __init__(
+        self,
+        pixels: PixelReader,
+        subset: Subset,
+        batch_size: int,
+        seed: int,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.pixels, self.subset, self.batch_size = pixels, subset, batch_size
+        self.seed, self.augmentation = seed, augmentation
+        self._order = lru_cache(maxsize=2)(self._shuffle)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.pixels.shape[1]
+
+    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images of a step, uint8, batch×size×size×3, and their labels, float32."""
+        count = len(self.subset.rows)
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        chosen = [self._order(place // count)[place % count] for place in places]
+        images = self.pixels[self.subset.rows[chosen]]
+        if self.augmentation:
+            images = augment(
+                images, self.augmentation, np.random.default_rng([self.seed, 1, step])
+            )
+        return images, self.subset.labels[chosen]
+
+    def _shuffle(self, turn: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, 0, turn]).permutation(len(self.subset.rows))
+
+
+class FixedBatches:
+    """The same batches at every pass: a subset's images in its order, or the first so many."""
+
+    def __init__(
+        self, pixels: PixelReader, subset: Subset, batch_size: int, limit: int | None = None
+    ) -> None:
+        self.pixels, self.batch_size = pixels, batch_size
+        self.rows, self.labels = subset.rows[:limit], subset.labels[:limit]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.pixels.shape[1]
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images and labels of a step; the last batch may be smaller."""
+        part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        return self.pixels[self.rows[part]], self.labels[part]
+
+
+def dataset(
+    batch: Callable[[int], tuple[np.ndarray, np.ndarray]], first: int, last: int, size: int
+) -> tf.data.Dataset:
+    """Feed the batches of steps `first` to `last` - 1 to Keras, prepared while it computes.
+
+    Args:
+        batch: gives the images (uint8, size×size×3 each) and labels of a step.
+        first: the first step.
+        last: the step to stop before.
+        size: side of the images in pixels.
+    """
+    import tensorflow as tf
+
+    def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = tf.numpy_function(batch, [step], (tf.uint8, tf.float32))
+        images.set_shape((None, size, size, 3))
+        labels.set_shape((None,))
+        return images, labels
+
+    options = tf.data.Options()
+    # Ending an iterator waits for the autotuner, which sleeps for up to many seconds at a time.
+    options.autotune.enabled = False
+    steps = tf.data.Dataset.range(first, last)
+    return steps.map(load).prefetch(AHEAD).with_options(options)

@@ -1,0 +1,74 @@
+"""Pictures as arrays: the bytes of an image file go in, RGB pixels of a fixed size come out."""
+
+import warnings
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Pillow's other readers are seldom used, and one of them starts another program (EPS).
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+class UnusableImage(Exception):
+    """The bytes do not hold a picture that can be used. The text is the reason."""
+
+
+def decode(content: bytes, size: int, interpolation: str, max_megapixels: float) -> np.ndarray:
+    """Decode an image file and squash it to a square.
+
+    The first frame of an animation counts. EXIF's orientation is applied, transparency becomes
+    white, and 16-bit grey is reduced to 8 bits.
+
+    Args:
+        content: the bytes of the file.
+        size: side of the square in pixels.
+        interpolation: a key of `INTERPOLATIONS`.
+        max_megapixels: larger images are refused before they are decoded.
+
+    Returns:
+        RGB pixels, uint8, size×size×3.
+
+    Raises:
+        UnusableImage: with the reason.
+    """
+    if not content:
+        raise UnusableImage("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd but readable is read
+            with Image.open(BytesIO(content), formats=FORMATS) as image:
+                megapixels = image.width * image.height / 1e6
+                if megapixels > max_megapixels:
+                    raise UnusableImage(
+                        f"{image.width}x{image.height} pixels, more than split.max_megapixels"
+                    )
+                image.draft("RGB", (size, size))  # a JPEG is decoded no larger than it need be
+                image.load()
+                upright = _to_rgb(ImageOps.exif_transpose(image))
+                return np.asarray(upright.resize((size, size), INTERPOLATIONS[interpolation]))
+    except UnusableImage:
+        raise
+    except UnidentifiedImageError:
+        raise UnusableImage("not an image in a known format") from None
+    except Image.DecompressionBombError:
+        raise UnusableImage("more pixels than split.max_megapixels") from None
+    # Damaged files make Pillow's readers raise whatever their arithmetic runs into.
+    except Exception as error:
+        detail = str(error) if isinstance(error, OSError) else type(error).__name__
+        raise UnusableImage(f"damaged: {detail}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion cuts off at 255
+        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return image.convert("RGB")

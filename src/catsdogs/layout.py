@@ -1,0 +1,39 @@
+"""What everything is called and where it is: what passes between the stages, and what stays."""
+
+import os
+from pathlib import Path
+
+CLASSES = ("cat", "dog")  # the position is the label
+TRAININGS = ("train_basic", "train_augmented", "train_inception")
+
+ARCHIVE = Path("data/raw/images.zip")
+PIXELS = Path("data/split/images.npy")
+TRAIN = Path("data/split/train.csv")
+VALIDATION = Path("data/split/validation.csv")
+REJECTED = Path("data/split/rejected.csv")
+PREDICTIONS = Path("data/predictions.csv")
+EVALUATION = Path("plots/evaluate")
+COMPARISON = Path("metrics/compare.md")
+
+# DVC runs a queued experiment in a temporary copy of the repository; DVC_ROOT names the checkout
+# that stays. What is not a stage's output belongs there.
+ROOT = Path(os.environ.get("DVC_ROOT", ".")).absolute()
+DOWNLOADS = ROOT / ".cache" / "downloads"
+TRACKING_STORE = ROOT / "mlflow.db"
+TRACKING_ARTIFACTS = ROOT / "mlartifacts"
+
+
+def model(stage: str) -> Path:
+    return Path("models") / f"{stage}.keras"
+
+
+def metrics(stage: str) -> Path:
+    return Path("metrics") / f"{stage}.json"
+
+
+def curves(stage: str) -> Path:
+    return Path("plots") / f"{stage}.csv"
+
+
+def figure(name: str) -> Path:
+    return Path("plots") / f"{name}.png"

@@ -1,0 +1,57 @@
+"""Tell cats from dogs: photographs go in, a line for each comes out.
+
+    python -m catsdogs.predict --model inception photo.jpg …
+
+To be run from the repository's root, with `src` on Python's path.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from catsdogs import images, layout, models, params, runtime
+from catsdogs.stage import UserError, run
+
+MAX_MEGAPIXELS = 178
+
+
+def main() -> None:
+    arguments = _parse()
+    interpolation = params.load_text("split.interpolation")
+    runtime.pin(params.load("runtime", runtime.Runtime))
+    model = models.load(_locate(arguments.model))
+    size = model.input_shape[1]
+    failed = 0
+    for photo in arguments.photos:
+        try:
+            pixels = images.decode(photo.read_bytes(), size, interpolation, MAX_MEGAPIXELS)
+        except (images.UnusableImage, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            print(f"{photo}: not an image that can be used: {reason}", file=sys.stderr)
+            failed += 1
+        else:
+            dog = float(model.predict_on_batch(pixels[None])[0, 0])
+            print(f"{photo}: {'dog' if dog >= 0.5 else 'cat'} {max(dog, 1 - dog):.1%}")
+    if failed:
+        raise UserError(f"{failed} of {len(arguments.photos)} files could not be used")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m catsdogs.predict", description="Tell cats from dogs."
+    )
+    names = ", ".join(name.removeprefix("train_") for name in layout.TRAININGS)
+    parser.add_argument(
+        "--model", default="inception", help=f"{names} (as trained here), or a .keras file"
+    )
+    parser.add_argument("photos", nargs="+", type=Path, metavar="photo")
+    return parser.parse_args()
+
+
+def _locate(model: str) -> Path:
+    trained = f"train_{model}"
+    return layout.model(trained) if trained in layout.TRAININGS else Path(model)
+
+
+if __name__ == "__main__":
+    run(main)

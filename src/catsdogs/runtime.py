@@ -1,0 +1,80 @@
+"""What decides a computation's last bits, pinned before TensorFlow is imported.
+
+The number of threads, oneDNN and the instruction set that it may use each change the order of
+floating-point operations, and so the model. Everything else that is random follows from a seed.
+"""
+
+import os
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from catsdogs import params
+from catsdogs.params import Real, Section, Training, Whole
+
+
+class Runtime(Section):
+    """The section `runtime` of `params.yaml`."""
+
+    threads: Annotated[Whole, Field(ge=1, le=1024)]
+    onednn: bool
+    cpu_isa: Literal[
+        "SSE41",
+        "AVX",
+        "AVX2",
+        "AVX2_VNNI",
+        "AVX512_CORE",
+        "AVX512_CORE_VNNI",
+        "AVX512_CORE_BF16",
+        "AVX512_CORE_FP16",
+        "AVX512_CORE_AMX",
+    ]
+    rehearsal: Annotated[Real, Field(gt=0, le=1)]
+
+
+TrainingT = TypeVar("TrainingT", bound=Training)
+
+
+def begin_training(stage: str, model: type[TrainingT]) -> TrainingT:
+    """Read a training's section of `params.yaml` and pin what it depends on besides.
+
+    On drawn images the steps are shortened to the rehearsal's, so what is returned may have fewer
+    than `params.yaml`.
+
+    Raises:
+        UserError: a section is wrong.
+    """
+    training = params.load(stage, model)
+    runtime = params.load("runtime", Runtime)
+    if params.load_text("data.source") == "sample":
+        training = _rehearsed(training, runtime.rehearsal)
+    pin(runtime, training.seed)
+    return training
+
+
+def _rehearsed(training: TrainingT, share: float) -> TrainingT:
+    names = ("steps_per_epoch", "validation_steps")
+    steps = {name: max(1, round(getattr(training, name) * share)) for name in names}
+    print(
+        f"drawn images, a rehearsal (runtime.rehearsal: {share:g}): {training.epochs} epochs of "
+        f"{steps['steps_per_epoch']} steps instead of {training.steps_per_epoch}"
+    )
+    return training.model_copy(update=steps)
+
+
+def pin(runtime: Runtime, seed: int = 0) -> None:
+    """Import TensorFlow under the given conditions, seeded and with deterministic operations.
+
+    Must be called before anything else imports TensorFlow or Keras.
+    """
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(runtime.onednn))
+    os.environ["ONEDNN_MAX_CPU_ISA"] = runtime.cpu_isa
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors of TensorFlow's C++ part only
+
+    import keras
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(runtime.threads)
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(seed)

@@ -1,0 +1,186 @@
+"""MLflow: a training's parameters, curves, figures and model become a run.
+
+The link between DVC and MLflow is the model's MD5: in `dvc.lock`, and as a tag of the run.
+Tracking never costs a result: where the store cannot be reached, a warning says so and the stage
+goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from catsdogs import layout, models
+
+if TYPE_CHECKING:
+    import keras
+    from mlflow import MlflowClient
+
+EXPERIMENT = "catsdogs"
+MODEL_TAG = "model.md5"
+
+
+class TrainingRun:
+    """The MLflow run of one training stage."""
+
+    def __init__(self, stage: str, parameters: Mapping[str, Any]) -> None:
+        self.stage, self.run_id = stage, ""
+        self.client: MlflowClient | None = _connect()
+        self._try(lambda client: self._start(client, parameters))
+
+    def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Add the values of one epoch, counted from 1."""
+        self._try(lambda client: _log_metrics(client, self.run_id, values, epoch))
+
+    def finish(self, model: keras.Model) -> None:
+        """Add the stage's outputs, which are written by now, and close the run."""
+        self._try(lambda client: self._finish(client, model))
+
+    def fail(self) -> None:
+        self._try(lambda client: client.set_terminated(self.run_id, "FAILED"))
+
+    def _start(self, client: MlflowClient, parameters: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        run = client.create_run(_experiment(client), run_name=self.stage, tags=_tags(self.stage))
+        self.run_id = run.info.run_id
+        flat = [Param(name, str(value)) for name, value in _flatten(parameters)]
+        client.log_batch(self.run_id, params=flat)
+
+    def _finish(self, client: MlflowClient, model: keras.Model) -> None:
+        for quantity in ("accuracy", "loss"):
+            picture = layout.figure(f"{self.stage}_{quantity}")
+            client.log_artifact(self.run_id, str(picture), "figures")
+        for path in (layout.curves(self.stage), layout.metrics(self.stage)):
+            client.log_artifact(self.run_id, str(path))
+        _log_model(self.run_id, model)
+        client.set_tag(self.run_id, MODEL_TAG, models.fingerprint(layout.model(self.stage)))
+        client.set_terminated(self.run_id, "FINISHED")
+
+    def _try(self, action: Callable[[MlflowClient], None]) -> None:
+        if self.client is not None and not _attempt(action, self.client):
+            self.client = None
+
+
+def log_evaluation(values: Mapping[str, Mapping[str, float]]) -> None:
+    """Add each stage's evaluation to the run that made its model.
+
+    Args:
+        values: for each training stage, the numbers by name.
+    """
+    _attempt(lambda client: _log_evaluation(client, values), _connect())
+
+
+def _log_evaluation(client: MlflowClient, values: Mapping[str, Mapping[str, float]]) -> None:
+    experiment = _experiment(client)
+    for stage, numbers in values.items():
+        fingerprint = models.fingerprint(layout.model(stage))
+        runs = client.search_runs(
+            [experiment], f"tags.`{MODEL_TAG}` = '{fingerprint}'", max_results=1
+        )
+        if runs:
+            _log_metrics(client, runs[0].info.run_id, numbers)
+        else:
+            print(f"MLflow has no run of {layout.model(stage)}: it was not trained here")
+
+
+def _attempt(action: Callable[[MlflowClient], None], client: MlflowClient) -> bool:
+    """Do something with MLflow; where that fails, warn and return False."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        action(client)
+    except (MlflowException, OSError) as error:  # requests' errors are OSErrors
+        reason = " ".join(str(error).split())[:300]
+        print(f"warning: not recorded in MLflow: {reason}", file=sys.stderr)
+        return False
+    return True
+
+
+def _connect() -> MlflowClient:
+    # MLflow's own patience, minutes for every call, would hold up a training.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    import mlflow
+
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        mlflow.set_tracking_uri(f"sqlite:///{layout.TRACKING_STORE}")
+    return mlflow.MlflowClient()
+
+
+def _experiment(client: MlflowClient) -> str:
+    """The id of the project's experiment, created if need be, and the current one from now on."""
+    import mlflow
+
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        # A server knows where its artifacts go. MLflow's own choice for a local store is below
+        # the working directory, which for an experiment in a temporary folder is gone afterwards.
+        local = client.tracking_uri.startswith("sqlite:")
+        where = layout.TRACKING_ARTIFACTS.as_uri() if local else None
+        identity = client.create_experiment(EXPERIMENT, artifact_location=where)
+    else:
+        identity = experiment.experiment_id
+    mlflow.set_experiment(experiment_id=identity)
+    return identity
+
+
+def _tags(stage: str) -> dict[str, str]:
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=layout.ROOT, capture_output=True, text=True, check=False
+    )
+    tags = {
+        "dvc.stage": stage,
+        "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
+        "git.revision": revision.stdout.strip(),
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat += _flatten(value, f"{prefix}{name}.")
+        else:
+            flat.append((f"{prefix}{name}", value))
+    return flat
+
+
+def _log_metrics(
+    client: MlflowClient, run_id: str, values: Mapping[str, float], step: int = 0
+) -> None:
+    import time
+
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, [Metric(name, value, now, step) for name, value in values.items()])
+
+
+def _log_model(run_id: str, model: keras.Model) -> None:
+    """Store a model so that `mlflow models serve` answers for RGB pixels, 0-255."""
+    import keras
+    import mlflow.keras
+    import numpy
+    import tensorflow
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    shapes = [(-1, *tensor.shape[1:]) for tensor in (model.inputs[0], model.outputs[0])]
+    inputs, outputs = (Schema([TensorSpec(numpy.dtype("float32"), shape)]) for shape in shapes)
+    Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.keras,
+        model=model,
+        run_id=run_id,
+        signature=ModelSignature(inputs, outputs),
+        # Named here, because MLflow would load the model in another process to find them out.
+        pip_requirements=[
+            f"{package.__name__}=={package.__version__}" for package in (tensorflow, keras, numpy)
+        ],
+    )

@@ -1,0 +1,54 @@
+"""InceptionV3's weights: `train_inception.weights` goes in, a checked file's path comes out."""
+
+from pathlib import Path
+
+from catsdogs.downloads import Remote, fetch
+from catsdogs.layout import ROOT
+from catsdogs.stage import UserError
+
+# Keras' own file, with the address and the hash that keras/applications/inception_v3.py has.
+IMAGENET = Remote(
+    "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/"
+    "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    "md5:bcbd6486424b2319ff4ef7d526e38f63",
+)
+RANDOM = "random"
+PARAMETERS = 21_802_784  # of InceptionV3 without its top, as keras.Model.count_params counts them
+
+
+def locate(weights: str) -> Path | None:
+    """Return the path of the weights file, fetched if need be, or None for an untrained trunk.
+
+    Raises:
+        UserError: the file is not there, cannot be fetched, or is of another network.
+    """
+    if weights == RANDOM:
+        return None
+    if weights == "imagenet":
+        return fetch(IMAGENET)
+    path = ROOT / Path(weights).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"train_inception.weights is {weights!r}: neither imagenet, random nor a file "
+            f"(looked for {path})"
+        )
+    _check(path)
+    return path
+
+
+def _check(path: Path) -> None:
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            sizes: list[int] = []
+            file.visititems(
+                lambda _, item: sizes.append(item.size) if isinstance(item, h5py.Dataset) else None
+            )
+    except OSError:
+        raise UserError(f"{path} is not an HDF5 file: it cannot be weights of Keras") from None
+    if sum(sizes) != PARAMETERS:
+        raise UserError(
+            f"{path} holds {sum(sizes):,} parameters and InceptionV3 without its top has "
+            f"{PARAMETERS:,}: it is of another network"
+        )

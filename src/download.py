@@ -1,0 +1,93 @@
+"""Stage `download`: from wherever `data.source` says, to one archive with `cat/…` and `dog/…`.
+
+In: the drawn sample, a public archive, Kaggle, a path or a URL.
+Out: `data/raw/images.zip`, the images' bytes as they came; `metrics/download.json`.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from catsdogs import archives, downloads, drawing, layout, params, stage, weights
+from catsdogs.archives import Limits, Stored
+from catsdogs.downloads import Remote
+from catsdogs.files import write_json, write_zip
+from catsdogs.layout import CLASSES
+from catsdogs.stage import UserError
+
+MICROSOFT = Remote(
+    "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
+    "kagglecatsanddogs_5340.zip",
+    "sha256:b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9",
+)
+
+
+class Data(params.Section):
+    source: Annotated[str, Field(min_length=1)]
+    sample_images: Annotated[params.Whole, Field(ge=20, le=1_000_000, multiple_of=2)]
+    sample_seed: params.Seed
+    max_file_mb: params.Positive
+    max_total_gb: params.Positive
+
+
+def main() -> None:
+    data = params.load("data", Data)
+    # A training stage needs the weights, but a machine without network should learn it now.
+    weights.locate(params.load_text("train_inception.weights"))
+    if data.source == "sample":
+        stored, digest = draw(data), downloads.digest(layout.ARCHIVE)
+    else:
+        source = locate(data.source)
+        limits = Limits(int(data.max_file_mb * 1e6), int(data.max_total_gb * 1e9))
+        stored = archives.store(source, layout.ARCHIVE, limits)
+        digest = downloads.digest(source if source.is_file() else layout.ARCHIVE)
+    report(data.source, digest, stored)
+
+
+def draw(data: Data) -> Stored:
+    write_zip(layout.ARCHIVE, drawing.sample(data.sample_images, data.sample_seed))
+    return Stored(dict.fromkeys(CLASSES, data.sample_images // 2), [])
+
+
+def locate(source: str) -> Path:
+    """Return the local path of a source, downloaded if need be.
+
+    Raises:
+        UserError: it is no known word, path or URL, or cannot be fetched.
+    """
+    if source == "microsoft":
+        return downloads.fetch(MICROSOFT)
+    if source == "kaggle":
+        return downloads.fetch_kaggle()
+    if source.startswith(("http://", "https://")):
+        return downloads.fetch(Remote(source))
+    path = layout.ROOT / Path(source).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"data.source is {source!r}: neither sample, microsoft, kaggle, a URL nor a path that "
+            f"exists (looked for {path})"
+        )
+    return path
+
+
+def report(source: str, digest: str, stored: Stored) -> None:
+    named = source in ("sample", "microsoft", "kaggle")
+    algorithm, _, value = digest.partition(":")
+    write_json(
+        layout.metrics("download"),
+        {
+            # A path or an address says where this machine has the file, not what it is.
+            "source": source if named else Path(source.partition("?")[0]).name,
+            algorithm: value,
+            "images": stored.images,
+            "left_out": {"count": len(stored.left_out), "first": stored.left_out[:10]},
+        },
+    )
+    counts = ", ".join(f"{count:,} {kind}s" for kind, count in stored.images.items())
+    print(f"{source}: {counts}; {len(stored.left_out):,} other files left out", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    stage.run(main)

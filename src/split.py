@@ -1,0 +1,158 @@
+"""Stage `split`: decode every image once, and draw the training and validation images.
+
+In: `data/raw/images.zip`.
+Out: `data/split/images.npy`, every usable image, uint8, N×size×size×3; `train.csv` and
+`validation.csv` beside it, with the row, name and label of each image; `rejected.csv`, what could
+not be used and why; `metrics/split.json`.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+from catsdogs import layout, params, stage
+from catsdogs.files import replacing, write_csv, write_json
+from catsdogs.images import UnusableImage, decode
+from catsdogs.layout import CLASSES
+from catsdogs.pixels import PixelWriter
+from catsdogs.stage import UserError
+
+CHUNK = 64  # images that a process decodes before it hands them over
+
+
+class Split(params.Section):
+    train: Annotated[params.Whole, Field(ge=2, multiple_of=2)]
+    validation: Annotated[params.Whole, Field(ge=2, multiple_of=2)]
+    image_size: Annotated[params.Whole, Field(ge=16, le=2048)]
+    interpolation: Literal["nearest", "bilinear", "bicubic"]
+    max_megapixels: Annotated[params.Real, Field(gt=0, le=178)]
+    seed: params.Seed
+
+
+class Picture(NamedTuple):
+    row: int
+    name: str
+    label: int  # the position of its class in CLASSES
+    digest: bytes  # equal for images that are the same to the pixel
+
+
+def main() -> None:
+    split = params.load("split", Split)
+    pictures, rejected = decode_all(split)
+    train, validation = draw(pictures, split)
+    write_csv(layout.REJECTED, ["name", "reason"], rejected)
+    # In the order of the draw, so that the first hundred are a fair sample of all.
+    for path, drawn in ((layout.TRAIN, train), (layout.VALIDATION, validation)):
+        rows = [(picture.row, picture.name, picture.label) for picture in drawn]
+        write_csv(path, ["row", "name", "label"], rows)
+    copies = len(pictures) - len({picture.digest for picture in pictures})
+    counts = {"train": len(train), "validation": len(validation)}
+    asked = {"train": split.train, "validation": split.validation}
+    write_json(
+        layout.metrics("split"),
+        {**counts, "asked": asked, "rejected": len(rejected), "exact_copies": copies},
+    )
+    print(f"{counts['train']:,} training and {counts['validation']:,} validation images")
+    if counts != asked:
+        print(
+            f"fewer than the {asked['train']:,} and {asked['validation']:,} asked for: there are "
+            f"{len(pictures):,} usable images, {len(rejected):,} were rejected"
+        )
+
+
+def decode_all(split: Split) -> tuple[list[Picture], list[tuple[str, str]]]:
+    """Write every usable image of the archive to `images.npy`, in the archive's order."""
+    with zipfile.ZipFile(layout.ARCHIVE) as archive:
+        names = archive.namelist()
+    chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
+    pictures, rejected = [], []
+    with (
+        replacing(layout.PIXELS) as part,
+        part.open("wb") as file,
+        ProcessPoolExecutor() as pool,
+        tqdm(total=len(names), desc="decoding", unit=" images") as bar,
+    ):
+        writer = PixelWriter(file, split.image_size)
+        for chunk in pool.map(partial(decode_chunk, split=split), chunks):
+            for name, result in chunk:
+                bar.update()
+                if isinstance(result, str):
+                    rejected.append((name, result))
+                else:
+                    label = CLASSES.index(name.partition("/")[0])
+                    digest = hashlib.blake2b(result.tobytes(), digest_size=16).digest()
+                    pictures.append(Picture(writer.append(result), name, label, digest))
+        writer.close()
+    return pictures, rejected
+
+
+def decode_chunk(names: Sequence[str], split: Split) -> list[tuple[str, np.ndarray | str]]:
+    """Decode some images: each name with its pixels, or with the reason why it has none."""
+    results: list[tuple[str, np.ndarray | str]] = []
+    with zipfile.ZipFile(layout.ARCHIVE) as archive:
+        for name in names:
+            try:
+                pixels = decode(
+                    archive.read(name), split.image_size, split.interpolation, split.max_megapixels
+                )
+                results.append((name, pixels))
+            except UnusableImage as unusable:
+                results.append((name, str(unusable)))
+    return results
+
+
+def draw(pictures: Sequence[Picture], split: Split) -> tuple[list[Picture], list[Picture]]:
+    """Draw the training and the validation images, half of each class, none on both sides.
+
+    Images that are the same to the pixel stay together. Groups of them come last when validation
+    images are drawn, so that those are distinct where that is possible.
+
+    Raises:
+        UserError: there are too few usable images for both sides.
+    """
+    per_class = min(sum(picture.label == label for picture in pictures) for label in (0, 1))
+    shrunk = min(1.0, 2 * per_class / (split.train + split.validation))
+    quota = {side: int(getattr(split, side) * shrunk) // 2 for side in ("train", "validation")}
+    rng = np.random.default_rng(split.seed)
+    validation = list(take(shuffled_groups(pictures, rng), quota["validation"]))
+    held_out = {picture.digest for picture in validation}
+    rest = [[picture] for picture in pictures if picture.digest not in held_out]
+    train = list(take([rest[i] for i in rng.permutation(len(rest))], quota["train"]))
+    for side, drawn in (("train", train), ("validation", validation)):
+        if not drawn or {picture.label for picture in drawn} != {0, 1}:
+            raise UserError(
+                f"{len(pictures)} usable images in {layout.ARCHIVE} are too few for split.{side}: "
+                f"{layout.REJECTED} says what was left out and why; give more, or other shares"
+            )
+    return train, validation
+
+
+def shuffled_groups(pictures: Sequence[Picture], rng: np.random.Generator) -> list[list[Picture]]:
+    """Group equal images; shuffle the groups, those of one image first."""
+    groups: dict[bytes, list[Picture]] = {}
+    for picture in pictures:
+        groups.setdefault(picture.digest, []).append(picture)
+    order = [list(groups.values())[i] for i in rng.permutation(len(groups))]
+    return sorted(order, key=lambda group: len(group) > 1)
+
+
+def take(groups: Sequence[Sequence[Picture]], per_class: int) -> Iterator[Picture]:
+    """Take whole groups, as long as they fit, until each class has its number of images."""
+    left = [per_class, per_class]
+    for group in groups:
+        labels = [picture.label for picture in group]
+        wanted = [labels.count(label) for label in (0, 1)]
+        if all(want <= room for want, room in zip(wanted, left, strict=True)):
+            left = [room - want for want, room in zip(wanted, left, strict=True)]
+            yield from group
+
+
+if __name__ == "__main__":
+    stage.run(main)
