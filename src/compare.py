@@ -125,7 +125,8 @@ def describe(
 
 def verdict(pair: str, test: dict[str, Any]) -> str:
     one, other = (figures.title(name) for name in pair.split("/"))
-    counts = f"{test['only_first']} to {test['only_second']} images, p = {test['p_holm']:.2g}"
+    p = f"p = {test['p_holm']:.2g}" if test["p_holm"] >= 1e-4 else "p < 0.0001"
+    counts = f"{test['only_first']} to {test['only_second']} images, {p}"
     if not test["differ"]:
         return f"{one} and {other} cannot be told apart ({counts})"
     if test["only_second"] > test["only_first"]:

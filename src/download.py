@@ -4,7 +4,6 @@ In: the drawn sample, a public archive, Kaggle, a path or a URL.
 Out: `data/raw/images.zip`, the images' bytes as they came; `metrics/download.json`.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -86,7 +85,7 @@ def report(source: str, digest: str, stored: Stored) -> None:
         },
     )
     counts = ", ".join(f"{count:,} {kind}s" for kind, count in stored.images.items())
-    print(f"{source}: {counts}; {len(stored.left_out):,} other files left out", file=sys.stderr)
+    print(f"{source}: {counts}; {len(stored.left_out):,} other files left out")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from catsdogs.layout import DOWNLOADS
 from catsdogs.stage import UserError
 
 TIMEOUT = (10, 60)  # seconds to connect, and between two chunks
+CHUNK = 1 << 16  # bytes; what a broken connection can lose
 ATTEMPTS = 5
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
 KAGGLE_COMPETITION = "dogs-vs-cats"
@@ -152,7 +153,7 @@ def _download(url: str, part: Path, shown: str) -> None:
             tqdm(desc=shown, total=total, initial=start, unit="B", unit_scale=True) as bar,
         ):
             try:
-                for chunk in answer.iter_content(1 << 20):
+                for chunk in answer.iter_content(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
             except requests.RequestException as error:

@@ -76,11 +76,13 @@ class Brush:
         )
 
     def polygon(self, points: list[Point], colour: Colour) -> None:
+        """Fill the shape between some corners."""
         self.draw.polygon([self._point(point) for point in points], fill=colour)
 
     def ellipse(
         self, x: float, y: float, rx: float, ry: float, colour: Colour, tilt: float = 0.0
     ) -> None:
+        """Fill an ellipse of half axes rx and ry, turned by `tilt` radians."""
         cos, sin = math.cos(tilt), math.sin(tilt)
         outline = []
         for corner in range(40):
@@ -90,6 +92,7 @@ class Brush:
         self.polygon(outline, colour)
 
     def line(self, points: list[Point], width: float, colour: Colour) -> None:
+        """Draw a line with round ends through some points."""
         pixels = max(1, round(width * self.scale))
         path = [self._point(point) for point in points]
         self.draw.line(path, fill=colour, width=pixels, joint="curve")

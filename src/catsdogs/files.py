@@ -30,6 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, its line ends as they are."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
@@ -40,6 +41,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table whose lines end with a line feed on every system."""
     with (
         replacing(path) as part,
         part.open("w", encoding="utf-8", newline="") as file,
@@ -63,5 +65,6 @@ def write_zip(target: Path, files: Iterable[tuple[str, Callable[[], bytes]]]) ->
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a table: one dictionary per line, by the names in the first."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

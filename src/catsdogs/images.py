@@ -4,10 +4,16 @@ import warnings
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    Image,
+    ImageOps,
+    TiffImagePlugin,  # noqa: F401  Pillow knows a format once its reader is imported
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 
 # Pillow's other readers are seldom used, and one of them starts another program (EPS).
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,

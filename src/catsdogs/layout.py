@@ -24,16 +24,20 @@ TRACKING_ARTIFACTS = ROOT / "mlartifacts"
 
 
 def model(stage: str) -> Path:
+    """The Keras model that a training stage writes."""
     return Path("models") / f"{stage}.keras"
 
 
 def metrics(stage: str) -> Path:
+    """The numbers that a stage writes."""
     return Path("metrics") / f"{stage}.json"
 
 
 def curves(stage: str) -> Path:
+    """A training's learning curves, one line per epoch; of `compare`, those of all."""
     return Path("plots") / f"{stage}.csv"
 
 
 def figure(name: str) -> Path:
+    """A picture; DVC keeps it, Git does not."""
     return Path("plots") / f"{name}.png"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -21,22 +22,30 @@ SAVED = "1980-01-01@00:00:00"  # in place of the time that Keras notes
 def save(model: keras.Model, path: Path) -> None:
     """Write a model as a `.keras` file without its optimizer.
 
-    `keras.models.load_model` opens it. Keras stores the time of saving in the zip's directory
-    and in `metadata.json`; both are replaced by fixed ones, so that equal models are equal files.
+    `keras.models.load_model` opens it. Keras notes the time of saving, in the zip's directory
+    and in `metadata.json`, and tells shared objects apart by their address in memory, in
+    `config.json`; both are replaced, so that equal models are equal files.
     """
     import keras
 
     with replacing(path) as part:
         keras.Model(model.inputs, model.outputs, name=model.name).save(part)
-        _remove_dates(part)
+        with zipfile.ZipFile(part) as saved:
+            files = {name: partial(saved.read, name) for name in sorted(saved.namelist())}
+            metadata = {**json.loads(files["metadata.json"]()), "date_saved": SAVED}
+            config = _number_shared_objects(files["config.json"]().decode())
+            files["metadata.json"] = json.dumps(metadata).encode
+            files["config.json"] = config.encode
+            write_zip(part, files.items())
 
 
-def _remove_dates(path: Path) -> None:
-    with zipfile.ZipFile(path) as model:
-        files = {name: partial(model.read, name) for name in sorted(model.namelist())}
-        metadata = {**json.loads(files["metadata.json"]()), "date_saved": SAVED}
-        files["metadata.json"] = lambda: json.dumps(metadata).encode()
-        write_zip(path, files.items())
+def _number_shared_objects(config: str) -> str:
+    numbers: dict[str, int] = {}
+    return re.sub(
+        r'("shared_object_id": )(\d+)',
+        lambda match: match[1] + str(numbers.setdefault(match[2], len(numbers))),
+        config,
+    )
 
 
 def load(path: Path) -> keras.Model:

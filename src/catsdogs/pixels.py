@@ -22,6 +22,7 @@ class PixelWriter:
         return self.rows - 1
 
     def close(self) -> None:
+        """Write the number of rows into the header; the file itself stays open."""
         self.file.seek(0)
         self._write_header()
 

@@ -16,6 +16,7 @@ MAX_MEGAPIXELS = 178
 
 
 def main() -> None:
+    """Print a line for every photograph; fail if one of the files is none."""
     arguments = _parse()
     interpolation = params.load_text("split.interpolation")
     runtime.pin(params.load("runtime", runtime.Runtime))

@@ -5,6 +5,10 @@ floating-point operations, and so the model. Everything else that is random foll
 """
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
@@ -62,6 +66,20 @@ def _rehearsed(training: TrainingT, share: float) -> TrainingT:
     return training.model_copy(update=steps)
 
 
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Close the process's standard error for a while, also to what is not Python."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def pin(runtime: Runtime, seed: int = 0) -> None:
     """Import TensorFlow under the given conditions, seeded and with deterministic operations.
 
@@ -72,9 +90,9 @@ def pin(runtime: Runtime, seed: int = 0) -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors of TensorFlow's C++ part only
 
-    import keras
-    import tensorflow as tf
-
+    with _without_stderr():  # TensorFlow announces itself there, before it heeds any level
+        import keras
+        import tensorflow as tf
     tf.config.threading.set_intra_op_parallelism_threads(runtime.threads)
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(seed)

@@ -40,6 +40,7 @@ class TrainingRun:
         self._try(lambda client: self._finish(client, model))
 
     def fail(self) -> None:
+        """Close the run of a training that broke off."""
         self._try(lambda client: client.set_terminated(self.run_id, "FAILED"))
 
     def _start(self, client: MlflowClient, parameters: Mapping[str, Any]) -> None:
@@ -82,7 +83,8 @@ def _log_evaluation(client: MlflowClient, values: Mapping[str, Mapping[str, floa
             [experiment], f"tags.`{MODEL_TAG}` = '{fingerprint}'", max_results=1
         )
         if runs:
-            _log_metrics(client, runs[0].info.run_id, numbers)
+            prefixed = {f"evaluate/{name}": value for name, value in numbers.items()}
+            _log_metrics(client, runs[0].info.run_id, prefixed)
         else:
             print(f"MLflow has no run of {layout.model(stage)}: it was not trained here")
 

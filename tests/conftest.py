@@ -1,0 +1,192 @@
+"""What several tests need: a copy of the repository, tiny images, a server on loopback."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+PHOTOGRAPHS = SHARED / "data" / "dogs-vs-cats.zip"
+STAND_IN_WEIGHTS = SHARED / "weights" / "inception_v3_notop_stand_in.h5"
+
+# The whole pipeline in the fewest steps that still use every part of it.
+TINY = {
+    "data": {"sample_images": 60},
+    "split": {"image_size": 76},
+    "runtime": {"rehearsal": 1},
+    "train_basic": {"filters": [4, 4], "dense": [8]},
+    "train_augmented": {"filters": [4, 4], "dense": [8]},
+    "train_inception": {"dense": [8], "untrained": {"statistics_batches": 1}},
+    "evaluate": {"mistakes": 4},
+}
+FEW_STEPS = {"epochs": 2, "steps_per_epoch": 3, "validation_steps": 2, "batch_size": 4}
+for stage in ("train_basic", "train_augmented", "train_inception"):
+    TINY[stage] |= FEW_STEPS
+
+
+def merge(values: dict, changes: dict) -> dict:
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            merge(values[key], value)
+        else:
+            values[key] = value
+    return values
+
+
+class Checkout:
+    """A copy of the working tree, as a Git repository of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        files = self._git("ls-files", "--cached", "--others", "--exclude-standard", at=REPOSITORY)
+        for name in files.splitlines():
+            if (REPOSITORY / name).is_file():
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(REPOSITORY / name, path / name)
+        self._git("init", "--quiet", at=path)
+        self.commit()
+
+    def _git(self, *arguments: str, at: Path) -> str:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=at, check=True, capture_output=True, text=True).stdout
+
+    def git(self, *arguments: str) -> str:
+        return self._git(*arguments, at=self.path)
+
+    def commit(self) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", "test")
+
+    def change_params(self, changes: dict) -> None:
+        path = self.path / "params.yaml"
+        values = merge(yaml.safe_load(path.read_text()), changes)
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def environment(self) -> dict[str, str]:
+        """That of a person who has activated the environment in which the tests run."""
+        environment = {name: value for name, value in os.environ.items() if "DVC" not in name}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        environment["PYTHONPATH"] = str(self.path / "src")
+        return environment
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+        result = subprocess.run(
+            command,
+            cwd=self.path,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and result.returncode:
+            raise AssertionError(f"{command} ended {result.returncode}:\n{result.stderr[-4000:]}")
+        return result
+
+    def script(self, stage: str, check: bool = True) -> subprocess.CompletedProcess:
+        return self.run(sys.executable, f"src/{stage}.py", check=check)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    copy = Checkout(tmp_path / "repository")
+    copy.change_params(TINY)
+    return copy
+
+
+def photo(seed: int, size: tuple[int, int] = (24, 20), kind: str = "JPEG") -> bytes:
+    """A small picture of noise, different for each seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()
+
+
+class Server:
+    """Serves `files` by path on loopback, with ranges; `answers` come first, one a request."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.answers: list = []
+        self.requests: list = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.requests.append((self.command, self.path, dict(self.headers)))
+                if server.answers and (answer := server.answers.pop(0)) is not None:
+                    answer(self)
+                elif self.path.partition("?")[0] not in server.files:
+                    self.send_error(404)
+                else:
+                    server.serve(self, server.files[self.path.partition("?")[0]])
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.do_GET()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    @staticmethod
+    def serve(request: BaseHTTPRequestHandler, content: bytes, cut: int | None = None) -> None:
+        """Send content, or the asked range; with `cut`, break off after so many bytes of it."""
+        start = 0
+        wanted = request.headers.get("Range")
+        if wanted and request.headers.get("If-Range", '"v1"') == '"v1"':
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if start >= len(content):
+                request.send_response(416)
+                request.send_header("Content-Range", f"bytes */{len(content)}")
+                request.send_header("Content-Length", "0")
+                request.end_headers()
+                return
+            request.send_response(206)
+            request.send_header(
+                "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
+            )
+        else:
+            request.send_response(200)
+        request.send_header("Content-Type", "application/zip")
+        request.send_header("Accept-Ranges", "bytes")
+        request.send_header("ETag", '"v1"')
+        request.send_header("Content-Length", str(len(content) - start))
+        request.end_headers()
+        request.wfile.write(content[start:][:cut])
+        if cut is not None:
+            request.wfile.flush()
+            request.connection.close()
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture
+def server():
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def tensorflow():
+    """TensorFlow, imported as the stages import it; it cannot be pinned a second time."""
+    from catsdogs import runtime
+
+    runtime.pin(runtime.Runtime(threads=2, onednn=True, cpu_isa="AVX2", rehearsal=1.0), seed=1)

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+
+from catsdogs.augmentation import Augmentation, augment, matrices
+from catsdogs.batches import FixedBatches, Subset, TrainingBatches
+from catsdogs.pixels import PixelReader, PixelWriter
+
+OFF = Augmentation(
+    width_shift=0,
+    height_shift=0,
+    shear=0,
+    zoom=0,
+    rotation=0,
+    horizontal_flip=False,
+    fill_mode="nearest",
+)
+ON = OFF.model_copy(update={"width_shift": 0.2, "height_shift": 0.2, "shear": 0.2, "zoom": 0.2})
+COUNT, SIZE = 10, 12
+
+
+@pytest.fixture
+def pixels(tmp_path):
+    path = tmp_path / "images.npy"
+    with path.open("wb") as file:
+        writer = PixelWriter(file, SIZE)
+        for number in range(COUNT + 5):
+            image = np.random.default_rng(number).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+            image[0, 0] = number
+            writer.append(image)
+        writer.close()
+    return PixelReader(path)
+
+
+@pytest.fixture
+def subset():
+    rows = np.arange(3, COUNT + 3)
+    return Subset(rows, [str(row) for row in rows], (rows % 2).astype(np.float32))
+
+
+def rows_of(images):
+    return images[:, 0, 0, 0].tolist()
+
+
+def test_a_step_is_a_function_of_the_seed_and_itself(pixels, subset):
+    one, other = (TrainingBatches(pixels, subset, 4, 1, ON) for _ in range(2))
+    forwards = [one(step) for step in range(12)]
+    backwards = [other(step) for step in reversed(range(12))]
+    for ours, theirs in zip(forwards, reversed(backwards), strict=True):
+        assert np.array_equal(ours[0], theirs[0])
+        assert np.array_equal(ours[1], theirs[1])
+    reseeded = TrainingBatches(pixels, subset, 4, 2, ON)
+    assert not np.array_equal(one(0)[0], reseeded(0)[0])
+
+
+def test_every_pass_sees_every_image_once_in_an_order_of_its_own(pixels, subset):
+    batches = TrainingBatches(pixels, subset, 4, 1)
+    seen = [row for step in range(5) for row in rows_of(batches(step)[0])]  # two passes of ten
+    assert sorted(seen[:10]) == sorted(seen[10:]) == subset.rows.tolist()
+    assert seen[:10] != seen[10:]
+
+
+def test_labels_belong_to_their_images(pixels, subset):
+    images, labels = TrainingBatches(pixels, subset, 8, 1)(0)
+    assert labels.tolist() == [row % 2 for row in rows_of(images)]
+    assert (images.dtype, labels.dtype) == (np.uint8, np.float32)
+
+
+def test_fixed_batches_are_the_first_so_many(pixels, subset):
+    batches = FixedBatches(pixels, subset, 4, limit=7)
+    assert len(batches) == 2
+    assert [rows_of(batches(step)[0]) for step in range(2)] == [[3, 4, 5, 6], [7, 8, 9]]
+    assert len(FixedBatches(pixels, subset, 4)) == 3
+
+
+def test_keras_gets_the_same_batches(tensorflow, pixels, subset):
+    from catsdogs.batches import dataset
+
+    batches = TrainingBatches(pixels, subset, 4, 1, ON)
+    fed = list(dataset(batches, 3, 6, SIZE).as_numpy_iterator())
+    assert len(fed) == 3
+    for step, (images, labels) in zip(range(3, 6), fed, strict=True):
+        assert np.array_equal(images, batches(step)[0])
+        assert np.array_equal(labels, batches(step)[1])
+
+
+def test_nothing_is_changed_where_everything_is_off(pixels):
+    images = pixels[range(5)]
+    assert np.array_equal(augment(images, OFF, np.random.default_rng(0)), images)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width_shift": 0.2},
+        {"height_shift": 0.2},
+        {"shear": 0.2},
+        {"zoom": 0.2},
+        {"rotation": 30},
+        {"horizontal_flip": True},
+    ],
+)
+def test_each_transformation_does_something(pixels, change):
+    images = pixels[range(8)]
+    before = images.copy()
+    changed = augment(images, OFF.model_copy(update=change), np.random.default_rng(0))
+    assert not np.array_equal(changed, images)
+    assert np.array_equal(images, before), "the input stays as it was"
+
+
+def test_a_flip_mirrors_half_of_the_images(pixels):
+    images = pixels[[0] * 200]
+    flipped = OFF.model_copy(update={"horizontal_flip": True})
+    views = augment(images, flipped, np.random.default_rng(0))
+    mirrored = [np.array_equal(view, images[0][:, ::-1]) for view in views]
+    plain = [np.array_equal(view, images[0]) for view in views]
+    assert sum(mirrored) + sum(plain) == 200
+    assert 70 < sum(mirrored) < 130
+
+
+def test_the_ranges_are_what_they_say():
+    def draw(**change):
+        augmentation = OFF.model_copy(update=change)
+        return matrices(4000, 100, 100, augmentation, np.random.default_rng(0))
+
+    shift = draw(width_shift=0.2)[:, 0, 2]
+    assert -20 <= shift.min() < -19.5 < 19.5 < shift.max() <= 20
+    zoom = draw(zoom=0.2)
+    assert 0.8 <= zoom[:, 0, 0].min() < 0.805 < 1.195 < zoom[:, 0, 0].max() <= 1.2
+    assert not np.allclose(zoom[:, 0, 0], zoom[:, 1, 1]), "height and width each by its own"
+    shear = -draw(shear=0.2)[:, 0, 1]
+    assert np.isclose(shear.max(), np.sin(0.2), atol=1e-3)
+    angle = np.arcsin(draw(rotation=30)[:, 1, 0])
+    assert np.isclose(np.rad2deg(angle.max()), 30, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("fill_mode", "low", "high"),
+    [("nearest", 50, 50), ("reflect", 60, 120), ("wrap", 180, 240), ("constant", 0, 0)],
+)
+def test_what_lies_beyond_the_left_edge(fill_mode, low, high):
+    images = np.empty((60, 20, 20, 3), np.uint8)
+    images[:] = (50 + 10 * np.arange(20))[:, None]  # brighter to the right
+    shifted = OFF.model_copy(update={"width_shift": 0.3, "fill_mode": fill_mode})
+    views = augment(images, shifted, np.random.default_rng(0))
+    offsets = matrices(60, 20, 20, shifted, np.random.default_rng(0))[:, 0, 2]
+    beyond = views[offsets < -2][:, 10, 0, 0]
+    assert len(beyond) > 10
+    assert low <= beyond.min()
+    assert beyond.max() <= high

@@ -1,0 +1,211 @@
+"""The agreements between the parts: names, files, dependencies, parameters, the README."""
+
+import ast
+import hashlib
+import re
+import subprocess
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+STAGES = (
+    "download",
+    "split",
+    "train_basic",
+    "train_augmented",
+    "train_inception",
+    "evaluate",
+    "compare",
+)
+SOURCE = REPOSITORY / "src"
+PIPELINE = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
+README = (REPOSITORY / "README.md").read_text()
+# The helper that reads more than the section it is called with.
+BEGIN_TRAINING = ("runtime", "data.source")
+
+
+def script(stage: str) -> Path:
+    return SOURCE / f"{stage}.py"
+
+
+def imported(path: Path) -> set[str]:
+    """The project's modules that a file imports itself, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "catsdogs":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("catsdogs."):
+            names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("catsdogs") for alias in node.names), path
+    return names
+
+
+def module(name: str) -> Path:
+    return SOURCE / "catsdogs" / f"{name}.py"
+
+
+def needed(path: Path) -> set[str]:
+    """The modules that a file imports, directly or through another."""
+    seen, waiting = {"__init__"}, imported(path)
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        waiting |= imported(module(name)) - seen
+    return seen
+
+
+def test_stages_are_scripts():
+    assert tuple(PIPELINE["stages"]) == STAGES
+    assert {path.stem for path in SOURCE.glob("*.py")} == set(STAGES)
+    for stage in STAGES:
+        assert PIPELINE["stages"][stage]["cmd"] == f"python src/{stage}.py"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_script_and_what_it_imports(stage):
+    code = {dep for dep in PIPELINE["stages"][stage]["deps"] if dep.startswith("src/")}
+    modules = {module(name).relative_to(REPOSITORY).as_posix() for name in needed(script(stage))}
+    assert code == modules | {f"src/{stage}.py"}
+
+
+def test_imports_run_one_way():
+    modules = [path.stem for path in (SOURCE / "catsdogs").glob("*.py")]
+    TopologicalSorter({name: imported(module(name)) for name in modules}).prepare()
+    for stage in STAGES:
+        assert not {node for node in imported(script(stage)) if node in STAGES}
+    used = set().union(*(needed(script(stage)) for stage in STAGES)) | {"predict"}
+    assert set(modules) == used, "a module that nothing uses"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_are_declared_where_they_are_read(stage):
+    source = script(stage).read_text()
+    read = set(re.findall(r'params\.load(?:_text)?\("([\w.]+)"', source))
+    for section in re.findall(r'begin_training\("([\w.]+)"', source):
+        read |= {section, *BEGIN_TRAINING}
+    assert set(PIPELINE["stages"][stage]["params"]) == read
+
+
+def test_modules_read_no_parameters_but_by_the_one_helper():
+    for path in (SOURCE / "catsdogs").glob("*.py"):
+        reads = re.findall(r"params\.load\w*\(", path.read_text())
+        assert len(reads) == {"runtime": 3, "predict": 2}.get(path.stem, 0), path.name
+
+
+def test_every_parameter_is_read_by_a_stage():
+    declared = {name for stage in PIPELINE["stages"].values() for name in stage["params"]}
+    sections = set(yaml.safe_load((REPOSITORY / "params.yaml").read_text()))
+    assert sections == {name for name in declared if "." not in name}
+
+
+def test_every_parameter_has_its_reason_beside_it_or_where_it_first_stands():
+    explained = set()
+    for line in (REPOSITORY / "params.yaml").read_text().splitlines():
+        if match := re.match(r"\s+(\w+):(.*)", line):
+            name, rest = match.groups()
+            if "#" in rest:
+                explained.add(name)
+            assert name in explained, f"params.yaml does not explain {name}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_short(stage):
+    assert len(script(stage).read_text().splitlines()) <= 180
+
+
+def outputs(stage: str) -> dict[str, dict]:
+    found = {}
+    for key in ("outs", "metrics", "plots"):
+        for out in PIPELINE["stages"][stage].get(key, []):
+            found |= {out: {}} if isinstance(out, str) else out
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_outputs_have_the_names_that_the_stage_gives_them(stage):
+    outs = outputs(stage)
+    assert f"metrics/{stage}.json" in outs
+    if stage.startswith("train_"):
+        assert {f"models/{stage}.keras", f"plots/{stage}.csv"} < set(outs)
+        assert {f"plots/{stage}_accuracy.png", f"plots/{stage}_loss.png"} < set(outs)
+    for path, options in outs.items():
+        in_git = path.startswith("metrics/") or (
+            path.startswith("plots/") and path.endswith(".csv")
+        )
+        assert options.get("cache", True) is not in_git, path
+
+
+def test_charts_are_drawn_from_outputs():
+    produced = set().union(*(outputs(stage) for stage in STAGES))
+    for chart in PIPELINE["plots"]:
+        for options in chart.values():
+            assert set(options["y"]) <= produced
+
+
+def test_what_is_in_git_is_whole_and_nothing_else():
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in tracked:
+        assert not name.startswith(("data/", "models/", ".cache/")), name
+        assert (REPOSITORY / name).stat().st_size < 1 << 20, name
+    top = {name.split("/")[0] for name in tracked}
+    known = set(re.findall(r"^([\w.]+)/?  ", README, re.MULTILINE))
+    hidden = {name for name in top if name.startswith(".")}
+    assert top - hidden - {"README.md"} <= known, "missing in README's tree"
+
+
+def test_the_readmes_tree_is_true():
+    tree = re.search(r"## What is where\n\n```\n(.*?)```", README, re.DOTALL)[1]
+    folder = ""
+    for line in tree.splitlines():
+        indent, names = re.match(r"( *)([\w./-]+(?:, [\w./-]+)*)", line).groups()
+        for name in names.split(", "):
+            path = name if not indent else folder + name
+            generated = path.startswith(("data/", "models/"))
+            assert generated or (REPOSITORY / path).exists(), f"{path} is not there"
+        if not indent and names.endswith("/"):
+            folder = names
+
+
+def test_the_readmes_make_targets_exist():
+    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)", README))
+    assert {"repro", "test"} <= named <= targets
+
+
+def test_the_readmes_graph_is_dvcs(checkout):
+    graph = checkout.run("dvc", "dag").stdout
+    assert "\n".join(line.rstrip() for line in graph.rstrip().splitlines()) in README
+
+
+def test_the_readme_is_short_and_speaks_of_every_stage():
+    assert len(README.splitlines()) <= 170
+    for stage in STAGES:
+        assert f"`{stage}`" in README
+
+
+def test_requirements_are_pinned():
+    pinned = (REPOSITORY / "requirements.txt").read_text()
+    names = re.findall(r"^([\w.-]+)==", pinned, re.MULTILINE)
+    for line in (REPOSITORY / "requirements.in").read_text().splitlines():
+        if line and not line.startswith("#"):
+            assert re.match(r"[\w.-]+", line)[0] in names
+    for line in pinned.splitlines():
+        assert line.lstrip().startswith("#") or "==" in line
+
+
+def test_what_the_readme_shows_was_made_by_the_pipeline():
+    table = (REPOSITORY / "metrics/compare.md").read_text().splitlines()
+    for line in table:
+        if line.startswith("|"):
+            assert line in README
+    lock = yaml.safe_load((REPOSITORY / "dvc.lock").read_text())
+    made = {out["path"]: out["md5"] for out in lock["stages"]["compare"]["outs"]}
+    picture = (REPOSITORY / "docs/learning_curves.png").read_bytes()
+    shown = hashlib.md5(picture, usedforsecurity=False).hexdigest()
+    assert shown == made["plots/compare.png"]

@@ -1,0 +1,241 @@
+import zipfile
+
+import pytest
+from conftest import STAND_IN_WEIGHTS, Server, photo
+
+import download
+from catsdogs import downloads, weights
+from catsdogs.downloads import Remote, fetch
+from catsdogs.stage import UserError
+
+CONTENT = bytes(range(256)) * 5000
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(downloads, "PAUSE", 0)
+
+
+def digest_of(content):
+    import hashlib
+
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def cut(count):
+    return lambda request: Server.serve(request, CONTENT, cut=count)
+
+
+def status(code):
+    return lambda request: request.send_error(code)
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    server.files["/a.zip"] = CONTENT
+    remote = Remote(f"{server.url}/a.zip", digest_of(CONTENT))
+    assert fetch(remote, tmp_path).read_bytes() == CONTENT
+    assert fetch(remote, tmp_path).read_bytes() == CONTENT
+    assert len(server.requests) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
+    server.files["/a.zip"] = CONTENT
+    server.answers = [cut(700_000)]
+    assert fetch(Remote(f"{server.url}/a.zip"), tmp_path).read_bytes() == CONTENT
+    start = int(server.requests[1][2]["Range"].removeprefix("bytes=").rstrip("-"))
+    assert 700_000 - downloads.CHUNK <= start <= 700_000
+    assert server.requests[1][2]["If-Range"] == '"v1"'
+
+
+def test_a_later_process_goes_on_too(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    server.files["/a.zip"] = CONTENT
+    server.answers = [cut(200_000)]
+    remote = Remote(f"{server.url}/a.zip", digest_of(CONTENT))
+    with pytest.raises(UserError, match="cannot download"):
+        fetch(remote, tmp_path)
+    assert fetch(remote, tmp_path).read_bytes() == CONTENT
+    assert server.requests[1][2]["Range"].startswith("bytes=1")
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(server, tmp_path):
+    def newer(request):
+        request.headers.replace_header("If-Range", '"v0"')
+        Server.serve(request, CONTENT[::-1])
+
+    server.answers = [cut(200_000), newer]
+    assert fetch(Remote(f"{server.url}/a.zip"), tmp_path).read_bytes() == CONTENT[::-1]
+
+
+def test_busy_servers_are_asked_again(server, tmp_path):
+    server.files["/a.zip"] = CONTENT
+    server.answers = [status(429), status(500), status(503)]
+    assert fetch(Remote(f"{server.url}/a.zip"), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_a_refusal_is_one_line_and_hides_the_query(server, tmp_path, code):
+    server.answers = [status(code)]
+    with pytest.raises(UserError, match=f"answers {code}") as error:
+        fetch(Remote(f"{server.url}/a.zip?key=secret"), tmp_path)
+    assert "secret" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_bytes_are_not_kept(server, tmp_path):
+    server.files["/a.zip"] = CONTENT
+    with pytest.raises(UserError, match="is not the file that is expected"):
+        fetch(Remote(f"{server.url}/a.zip", digest_of(b"other")), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_network_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="check the network and run again, or download it by"):
+        fetch(Remote("http://127.0.0.1:9/a.zip"), tmp_path)
+
+
+def archive_of(layout):
+    import io
+
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for number in range(6):
+            for kind in ("cat", "dog"):
+                archive.writestr(layout(kind, number), photo(2 * number + (kind == "dog")))
+    return stream.getvalue()
+
+
+def run_download(checkout, monkeypatch, source):
+    checkout.change_params({"data": {"source": source}})
+    monkeypatch.chdir(checkout.path)
+    monkeypatch.setattr(downloads, "DOWNLOADS", checkout.path / ".cache")
+    monkeypatch.setattr(fetch, "__defaults__", (checkout.path / ".cache",))
+    monkeypatch.setattr(downloads.fetch_kaggle, "__defaults__", (checkout.path / ".cache",))
+    download.main()
+    with zipfile.ZipFile("data/raw/images.zip") as stored:
+        return stored.namelist()
+
+
+def test_microsoft(server, checkout, monkeypatch):
+    content = archive_of(lambda kind, number: f"PetImages/{kind.title()}/{number}.jpg")
+    server.files["/pets.zip"] = content
+    remote = Remote(f"{server.url}/pets.zip", digest_of(content))
+    monkeypatch.setattr(download, "MICROSOFT", remote)
+    names = run_download(checkout, monkeypatch, "microsoft")
+    assert names[:2] == ["cat/0.jpg", "cat/1.jpg"]
+    assert len(names) == 12
+
+
+def test_a_url(server, checkout, monkeypatch):
+    server.files["/mine.zip"] = archive_of(lambda kind, number: f"train/{kind}.{number}.jpg")
+    assert len(run_download(checkout, monkeypatch, f"{server.url}/mine.zip")) == 12
+
+
+@pytest.fixture
+def kaggle(server, monkeypatch):
+    """Kaggle's own client, directed to loopback."""
+    monkeypatch.setenv("KAGGLE_USERNAME", "somebody")
+    monkeypatch.setenv("KAGGLE_KEY", "0123456789")
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    from kagglesdk import kaggle_env
+
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, server.url)
+
+    def redirect(request):
+        request.send_response(302)
+        request.send_header("Location", f"{server.url}/signed/train.zip?token=secret")
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    server.answers = [redirect]
+    return server
+
+
+def test_kaggle(kaggle, checkout, monkeypatch):
+    kaggle.files["/signed/train.zip"] = archive_of(
+        lambda kind, number: f"train/{kind}.{number}.jpg"
+    )
+    names = run_download(checkout, monkeypatch, "kaggle")
+    assert len(names) == 12
+    assert kaggle.requests[0][1].endswith("/dogs-vs-cats/train.zip")
+
+
+def test_kaggle_whose_rules_were_not_accepted(kaggle, tmp_path):
+    kaggle.answers = [status(403)]
+    with pytest.raises(UserError, match="accept the competition's rules in a browser, at https"):
+        downloads.fetch_kaggle(tmp_path)
+
+
+def test_kaggle_without_network(kaggle, server, tmp_path):
+    server.close()
+    with pytest.raises(UserError, match="cannot reach Kaggle"):
+        downloads.fetch_kaggle(tmp_path)
+
+
+def test_kaggle_without_credentials(checkout, monkeypatch):
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(checkout.path))
+    checkout.change_params({"data": {"source": "kaggle"}})
+    result = checkout.script("download", check=False)
+    assert result.returncode == 1
+    assert "Kaggle wants credentials" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("source", ["sampel", "nowhere/photos.zip", "/nowhere/photos.zip"])
+def test_a_source_that_is_nothing(checkout, source):
+    checkout.change_params({"data": {"source": source}})
+    result = checkout.script("download", check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        f"error: data.source is '{source}': neither sample, microsoft,"
+    )
+    assert result.stderr.count("\n") == 1
+    assert not (checkout.path / "data").exists()
+
+
+def test_imagenet_weights_come_while_download_runs(server, checkout, monkeypatch):
+    server.files["/notop.h5"] = b"weights"
+    remote = Remote(f"{server.url}/notop.h5", digest_of(b"weights"))
+    monkeypatch.setattr(weights, "IMAGENET", remote)
+    checkout.change_params({"train_inception": {"weights": "imagenet"}})
+    run_download(checkout, monkeypatch, "sample")
+    assert [path for _, path, _ in server.requests] == ["/notop.h5"]
+    assert weights.locate("imagenet").read_bytes() == b"weights"
+
+
+def test_imagenet_is_the_file_that_keras_names():
+    import ast
+    import importlib.util
+    from pathlib import Path
+
+    keras = Path(importlib.util.find_spec("keras").origin).parent
+    tree = ast.parse((keras / "src/applications/inception_v3.py").read_text())
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert weights.IMAGENET.url in texts
+    assert weights.IMAGENET.digest.removeprefix("md5:") in texts
+
+
+def test_weights_that_are_not_inceptions(tmp_path):
+    import h5py
+
+    other = tmp_path / "other.h5"
+    with h5py.File(other, "w") as file:
+        file["kernel"] = [1.0, 2.0]
+    with pytest.raises(
+        UserError, match=r"holds 2 parameters and InceptionV3 .* of another network"
+    ):
+        weights.locate(str(other))
+    (tmp_path / "text.h5").write_text("no weights")
+    with pytest.raises(UserError, match="is not an HDF5 file"):
+        weights.locate(str(tmp_path / "text.h5"))
+    with pytest.raises(UserError, match="neither imagenet, random nor a file"):
+        weights.locate("nowhere.h5")
+
+
+@pytest.mark.skipif(not STAND_IN_WEIGHTS.exists(), reason="the stand-in weights are not here")
+def test_weights_in_keras_own_layout():
+    assert weights.locate(str(STAND_IN_WEIGHTS)) == STAND_IN_WEIGHTS
+    assert weights.locate("random") is None

@@ -1,0 +1,159 @@
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, STAND_IN_WEIGHTS
+
+import train_inception
+from catsdogs import models, networks
+from catsdogs.gradcam import heat
+from catsdogs.stage import UserError
+
+SETTINGS = train_inception.TrainInception.model_construct(dense=[1024], dropout=0.2)
+
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+
+def layers(model):
+    return [layer.__class__.__name__ for layer in model.layers]
+
+
+def test_the_small_cnn_is_the_notebooks():
+    model = networks.cnn(150, [32, 64, 128], [128, 512])
+    assert model.count_params() == 4_894_913
+    assert layers(model) == [
+        "Rescaling", "Conv2D", "MaxPooling2D", "Conv2D", "MaxPooling2D", "Conv2D", "MaxPooling2D",
+        "Flatten", "Dense", "Dense", "Dense",
+    ]  # fmt: skip
+    convolutions = [layer for layer in model.layers if "Conv2D" in layer.__class__.__name__]
+    assert {layer.padding for layer in convolutions} == {"valid"}
+    assert {layer.kernel_size for layer in convolutions} == {(3, 3)}
+    assert model.layers[-1].activation.__name__ == "sigmoid"
+
+
+def test_images_too_small_for_the_convolutions():
+    with pytest.raises(UserError, match=r"3 convolutions leave nothing of 20x20 pixels"):
+        networks.cnn(20, [4, 4, 4], [8])
+
+
+def test_inception_is_cut_and_frozen():
+    trunk = train_inception.build_trunk(150, "mixed7", None)
+    assert trunk.output_shape == (None, 7, 7, 768)
+    assert trunk.count_params() == 8_975_264
+    assert not any(layer.name.startswith(("mixed8", "mixed9")) for layer in trunk.layers)
+    model = train_inception.add_head(trunk, SETTINGS)
+    assert model.count_params() - trunk.count_params() == 37_632 * 1024 + 1024 + 1024 + 1
+    assert len(model.trainable_weights) == 4
+    assert layers(model)[-4:] == ["Flatten", "Dense", "Dropout", "Dense"]
+
+
+def test_images_too_small_for_inception():
+    with pytest.raises(
+        UserError, match=r"split.image_size is 70 and InceptionV3 needs at least 75"
+    ):
+        train_inception.build_trunk(70, "mixed7", None)
+
+
+def test_normalisation_in_the_trunk_is_in_inference_mode():
+    trunk = train_inception.build_trunk(76, "mixed2", None)
+    model = train_inception.add_head(
+        trunk, SETTINGS.model_copy(update={"dense": [4], "dropout": 0.0})
+    )
+    images = np.random.default_rng(0).integers(0, 256, (4, 76, 76, 3)).astype("float32")
+    before = [weight.copy() for weight in trunk.get_weights()]
+    together = model(images, training=True).numpy()
+    alone = np.concatenate([model(image[None], training=True).numpy() for image in images])
+    assert np.allclose(together, alone, atol=1e-5), "an image's result depends on its batch"
+    assert all(np.array_equal(*pair) for pair in zip(before, trunk.get_weights(), strict=True))
+
+
+@pytest.mark.skipif(not STAND_IN_WEIGHTS.exists(), reason="the stand-in weights are not here")
+def test_pretrained_weights_are_loaded():
+    trunk = train_inception.build_trunk(150, "mixed7", STAND_IN_WEIGHTS)
+    import h5py
+
+    with h5py.File(STAND_IN_WEIGHTS) as file:
+        first = file["conv2d/conv2d/kernel"][:]
+    assert np.array_equal(trunk.layers[1].get_weights()[0], first)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    other = tmp_path / "other.weights.h5"
+    networks.cnn(32, [4], [4]).save_weights(other)
+    with pytest.raises(UserError, match="does not hold weights of InceptionV3"):
+        train_inception.build_trunk(150, "mixed7", other)
+
+
+def test_equal_models_are_equal_files(tmp_path):
+    import keras
+
+    one, other = networks.cnn(32, [4], [4]), networks.cnn(32, [4], [4])
+    other.set_weights(one.get_weights())
+    for model, name in ((one, "a.keras"), (other, "b.keras")):
+        for layer in model.layers:  # as in a process of its own, where names count from the start
+            layer.name = layer.__class__.__name__.lower() + str(model.layers.index(layer))
+        model.name = "cnn"
+        model.compile("adam", "binary_crossentropy")
+        models.save(model, tmp_path / name)
+    assert not hasattr(keras.models.load_model(tmp_path / "a.keras"), "optimizer")
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+    assert models.fingerprint(tmp_path / "a.keras") == models.fingerprint(tmp_path / "b.keras")
+    assert len(list(tmp_path.iterdir())) == 2
+    with zipfile.ZipFile(tmp_path / "a.keras") as archive:
+        assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
+
+
+def test_plain_keras_opens_the_file(tmp_path):
+    import keras
+
+    model = networks.cnn(32, [4], [4])
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
+    models.save(model, tmp_path / "a.keras")
+    loaded = keras.models.load_model(tmp_path / "a.keras")
+    assert np.array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
+
+
+def test_what_is_no_model(tmp_path):
+    (tmp_path / "a.keras").write_text("no model")
+    with pytest.raises(UserError, match="is not a model that Keras can load"):
+        models.load(tmp_path / "a.keras")
+    with pytest.raises(UserError, match="is not here: run `dvc repro`"):
+        models.load(tmp_path / "b.keras")
+
+
+def test_grad_cam_finds_what_decides():
+    """Where only one corner of the features counts, the heat is there."""
+    model = networks.cnn(32, [4, 4], [8])
+    convolution = model.layers[3]
+    kernel, bias = convolution.get_weights()
+    convolution.set_weights([np.abs(kernel), bias + 1])
+    images = np.zeros((2, 32, 32, 3), np.float32)
+    images[0, :10, :10] = 255
+    images[1, -10:, -10:] = 255
+    first = model.layers[1]
+    first.set_weights([np.abs(first.get_weights()[0]), first.get_weights()[1]])
+    for dense in model.layers[-2:]:
+        dense.set_weights([np.abs(dense.get_weights()[0]), dense.get_weights()[1]])
+    maps = heat(model, images)
+    assert maps.shape == (2, 6, 6)
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+    assert maps[0, 1, 1] > 2 * maps[0, 4, 4]
+    assert maps[1, 4, 4] > 2 * maps[1, 1, 1]
+
+
+def test_light_stages_start_without_tensorflow_and_mlflow():
+    for stage in ("download", "split", "compare"):
+        heavy = "{'tensorflow', 'keras', 'mlflow'}"
+        program = f"import {stage}, sys; print(sorted({heavy} & set(sys.modules)))"
+        result = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=REPOSITORY / "src",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert result.stdout.strip() == "[]", stage

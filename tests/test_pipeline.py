@@ -1,0 +1,288 @@
+"""The real thing: DVC runs all stages in a repository of its own, on a very small sample."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import yaml
+from conftest import FEW_STEPS, PHOTOGRAPHS, STAND_IN_WEIGHTS, TINY, Checkout, photo
+
+TRAININGS = ("train_basic", "train_augmented", "train_inception")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory):
+    """A repository after its first `dvc repro`."""
+    checkout = Checkout(tmp_path_factory.mktemp("pipeline") / "repository")
+    checkout.change_params(TINY)
+    (checkout.path / "dvc.lock").unlink(missing_ok=True)
+    checkout.commit()
+    checkout.output = checkout.run("dvc", "repro").stdout
+    checkout.git("add", "--all")
+    checkout.commit()
+    return checkout
+
+
+def read_csv(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def runs(checkout):
+    """Each MLflow run of the default store: its name, status, tags, parameters and metrics."""
+    found = {}
+    with sqlite3.connect(checkout.path / "mlflow.db") as store:
+        for identity, name, status in store.execute("select run_uuid, name, status from runs"):
+            where = "where run_uuid = ?", (identity,)
+            found[identity] = {
+                "name": name,
+                "status": status,
+                "tags": dict(store.execute(f"select key, value from tags {where[0]}", where[1])),
+                "params": dict(
+                    store.execute(f"select key, value from params {where[0]}", where[1])
+                ),
+                "metrics": store.execute(
+                    f"select key, step, value from metrics {where[0]} order by key, step", where[1]
+                ).fetchall(),
+            }
+    return found
+
+
+def test_every_output_is_there_and_nothing_else_is_new(rebuilt):
+    pipeline = yaml.safe_load((rebuilt.path / "dvc.yaml").read_text())
+    for stage in pipeline["stages"].values():
+        for key in ("outs", "metrics", "plots"):
+            for out in stage.get(key, []):
+                name = out if isinstance(out, str) else next(iter(out))
+                assert (rebuilt.path / name).is_file(), name
+    assert rebuilt.git("status", "--porcelain") == ""
+    leftovers = list(rebuilt.path.rglob(".part-*"))
+    assert leftovers == []
+
+
+def test_no_output_holds_where_or_when_it_was_made(rebuilt):
+    for folder in ("metrics", "plots", "data/split"):
+        for path in (rebuilt.path / folder).rglob("*.[cjm][sd]*"):
+            text = path.read_text()
+            assert str(rebuilt.path) not in text, path
+            assert "202" not in text or path.suffix == ".csv", path
+
+
+def test_training_shows_what_it_does(rebuilt):
+    assert "Total params" in rebuilt.output
+    assert rebuilt.output.count("val_accuracy") >= 6
+    assert "the trunk is untrained" in rebuilt.output
+
+
+def test_curves_and_metrics_agree(rebuilt):
+    for stage in TRAININGS:
+        curves = read_csv(rebuilt.path / f"plots/{stage}.csv")
+        assert list(curves[0]) == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy"]
+        assert [int(line["epoch"]) for line in curves] == [1, 2]
+        metrics = read_json(rebuilt.path / f"metrics/{stage}.json")
+        assert metrics["val_accuracy"] == float(curves[-1]["val_accuracy"])
+        assert metrics["steps"] == 6
+    assert read_json(rebuilt.path / "metrics/train_inception.json")["weights"] == "random"
+
+
+def test_predictions_are_of_every_validation_image(rebuilt):
+    predictions = read_csv(rebuilt.path / "data/predictions.csv")
+    validation = read_csv(rebuilt.path / "data/split/validation.csv")
+    assert [line["name"] for line in predictions] == [line["name"] for line in validation]
+    scores = read_json(rebuilt.path / "metrics/evaluate.json")
+    for stage in TRAININGS:
+        right = sum((float(line[stage]) >= 0.5) == (line["label"] == "1") for line in predictions)
+        assert scores[stage]["accuracy"] == pytest.approx(right / len(predictions), abs=1e-6)
+        assert scores[stage]["accuracy_low"] < scores[stage]["accuracy"] + 1e-9
+        confusion = read_csv(rebuilt.path / f"plots/evaluate/{stage}_confusion.csv")
+        assert len(confusion) == len(predictions)
+
+
+def test_mlflow_has_a_run_for_each_training(rebuilt):
+    found = {run["name"]: run for run in runs(rebuilt).values()}
+    assert set(found) == set(TRAININGS)
+    lock = yaml.safe_load((rebuilt.path / "dvc.lock").read_text())
+    scores = read_json(rebuilt.path / "metrics/evaluate.json")
+    for stage, run in found.items():
+        assert run["status"] == "FINISHED"
+        assert run["params"]["learning_rate"] in ("0.001", "0.0001")
+        model = next(out for out in lock["stages"][stage]["outs"] if "models" in out["path"])
+        assert run["tags"]["model.md5"] == model["md5"]
+        assert run["tags"]["dvc.stage"] == stage
+        assert len(run["tags"]["git.revision"]) == 40
+        values = {(name, step): value for name, step, value in run["metrics"]}
+        assert len(values) == len(run["metrics"]), "nothing is logged twice"
+        curves = read_csv(rebuilt.path / f"plots/{stage}.csv")
+        for line in curves:
+            logged = values["val_loss", int(line["epoch"])]
+            assert logged == pytest.approx(float(line["val_loss"]), abs=1e-5)
+        assert values["evaluate/accuracy", 0] == scores[stage]["accuracy"]
+    assert not (rebuilt.path / "mlruns").exists()
+    assert len(list((rebuilt.path / "mlartifacts").rglob("*_accuracy.png"))) == 3
+
+
+def test_mlflow_serves_the_model(rebuilt):
+    with sqlite3.connect(rebuilt.path / "mlflow.db") as store:
+        (identity,) = store.execute("select model_id from logged_models limit 1").fetchone()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = ["mlflow", "models", "serve", "--model-uri", f"models:/{identity}"]
+    options = ["--env-manager", "local", "--host", "127.0.0.1", "--port", port]
+    environment = rebuilt.environment() | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+    with (rebuilt.path / ".cache-serve.log").open("w") as log:
+        server = subprocess.Popen(
+            command + options,
+            cwd=rebuilt.path,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(120):
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{url}/ping", timeout=5).ok:
+                    break
+            time.sleep(0.5)
+        pixels = np.zeros((2, 76, 76, 3), int).tolist()
+        answer = requests.post(f"{url}/invocations", json={"inputs": pixels}, timeout=60)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+        (rebuilt.path / ".cache-serve.log").unlink()
+    assert answer.status_code == 200, answer.text
+    (first,), (second,) = answer.json()["predictions"]
+    assert 0 < first == second < 1
+
+
+def test_a_second_repro_does_nothing(rebuilt):
+    result = rebuilt.run("dvc", "repro")
+    assert "Running stage" not in result.stdout
+    assert "up to date" in result.stdout
+
+
+def test_a_forced_rebuild_changes_no_byte(rebuilt):
+    before = (rebuilt.path / "dvc.lock").read_bytes()
+    stages = ("train_basic", "train_inception", "evaluate")
+    rebuilt.run("dvc", "repro", "--force", "--single-item", *stages)
+    assert (rebuilt.path / "dvc.lock").read_bytes() == before
+    assert rebuilt.git("status", "--porcelain") == ""
+
+
+def test_an_experiment_in_a_temporary_folder(rebuilt):
+    """It retrains what its parameter belongs to, and its run is in the main checkout's store."""
+    known = set(runs(rebuilt))
+    change = "train_inception.dropout=0.5"
+    result = rebuilt.run("dvc", "exp", "run", "--temp", "--name", "dropout", "--set-param", change)
+    ran = [line for line in result.stdout.splitlines() if line.startswith("Running stage")]
+    assert ran == [
+        f"Running stage '{name}':" for name in ("train_inception", "evaluate", "compare")
+    ]
+    (new,) = [run for identity, run in runs(rebuilt).items() if identity not in known]
+    assert new["name"] == "train_inception"
+    assert new["tags"]["dvc.experiment"] == "dropout"
+    assert "evaluate/accuracy" in {name for name, _, _ in new["metrics"]}
+    assert not list((rebuilt.path / ".dvc" / "tmp").rglob("mlflow.db"))
+
+    params = json.loads(rebuilt.run("dvc", "params", "diff", "HEAD", "dropout", "--json").stdout)
+    (name,), (change,) = params["params.yaml"].keys(), params["params.yaml"].values()
+    assert (name, change["old"], change["new"]) == ("train_inception.dropout", 0.2, 0.5)
+    metrics = json.loads(rebuilt.run("dvc", "metrics", "diff", "HEAD", "dropout", "--json").stdout)
+    assert "metrics/train_inception.json" in metrics
+    assert "metrics/train_basic.json" not in metrics
+    page = rebuilt.run("dvc", "plots", "diff", "HEAD", "dropout").stdout.strip()
+    html = Path(page.removeprefix("file://")).read_text()
+    for title in ("Validation accuracy of all models", "Inception, confusion", "ROC"):
+        assert title in html
+    shutil.rmtree(rebuilt.path / "dvc_plots")
+
+
+def test_predictions_of_files(rebuilt, tmp_path):
+    good, bad = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    good.write_bytes(photo(0))
+    bad.write_text("text")
+    command = ["python", "-m", "catsdogs.predict", "--model"]
+    result = rebuilt.run(*command, "basic", str(good), str(good))
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith((f"{good}: cat ", f"{good}: dog "))
+    result = rebuilt.run(
+        *command, "basic", str(bad), str(tmp_path / "c.jpg"), str(good), check=False
+    )
+    assert result.returncode == 1
+    assert len(result.stdout.splitlines()) == 1
+    assert f"{bad}: not an image that can be used: not an image in a known" in result.stderr
+    assert f"{tmp_path / 'c.jpg'}: not an image that can be used: No such file" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = rebuilt.run(*command, "nothing", str(good), check=False)
+    assert "error: nothing is not here: run `dvc repro`" in result.stderr
+
+
+def test_a_loss_that_is_no_number_stops_the_stage(rebuilt, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(rebuilt.path, copy, symlinks=True)
+    shutil.rmtree(copy / "models")
+    broken = Checkout.__new__(Checkout)
+    broken.path = copy
+    broken.change_params({"train_basic": {"learning_rate": 1e38}})
+    result = broken.script("train_basic", check=False)
+    assert result.returncode == 1
+    assert "error: train_basic: the loss is nan at step" in result.stderr
+    assert "lower train_basic.learning_rate in params.yaml" in result.stderr
+    assert not (copy / "models").exists()
+
+
+def test_training_does_without_mlflow(rebuilt, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(rebuilt.path, copy, symlinks=True)
+    away = Checkout.__new__(Checkout)
+    away.path = copy
+    before = (copy / "models/train_basic.keras").read_bytes()
+    (copy / "models/train_basic.keras").unlink()
+    address = "MLFLOW_TRACKING_URI=http://127.0.0.1:9"
+    result = away.run("env", address, "python", "src/train_basic.py")
+    assert "warning: not recorded in MLflow" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (copy / "models/train_basic.keras").read_bytes() == before
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason="the real photographs are not here")
+def test_real_photographs(tmp_path):
+    """All stages on a few hundred photographs and pretrained weights, in a folder of their own."""
+    checkout = Checkout(tmp_path / "repository")
+    with zipfile.ZipFile(PHOTOGRAPHS) as every, zipfile.ZipFile(tmp_path / "few.zip", "w") as few:
+        for number in range(150):
+            for kind in ("cat", "dog"):
+                name = f"train/{kind}.{number}.jpg"
+                few.writestr(name, every.read(name))
+    checkout.change_params({"data": {"source": "../few.zip"}})
+    for stage in TRAININGS:
+        checkout.change_params({stage: {**FEW_STEPS, "batch_size": 16}})
+    weights = {"weights": str(STAND_IN_WEIGHTS), "dense": [16], "steps_per_epoch": 12}
+    checkout.change_params({"train_inception": weights})
+    (checkout.path / "dvc.lock").unlink(missing_ok=True)
+    checkout.run("dvc", "repro")
+    assert read_json(checkout.path / "metrics/download.json")["images"] == {"cat": 150, "dog": 150}
+    split = read_json(checkout.path / "metrics/split.json")
+    assert (split["train"], split["validation"], split["rejected"]) == (240, 60, 0)
+    scores = read_json(checkout.path / "metrics/evaluate.json")
+    assert scores["train_inception"]["accuracy"] > 0.7, "pretrained features tell them apart"

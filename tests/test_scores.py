@@ -1,0 +1,75 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+import compare
+from catsdogs import scores
+
+LABELS = np.array([0, 0, 0, 1, 1, 1, 1, 0])
+PROBABILITIES = np.array([0.1, 0.4, 0.6, 0.9, 0.8, 0.3, 0.5, 0.2])
+
+
+def test_scores_worked_out_by_hand():
+    result = scores.score(LABELS, PROBABILITIES, 0.95, 10)
+    assert (result["cats_right"], result["cats_wrong"]) == (3, 1)
+    assert (result["dogs_right"], result["dogs_wrong"]) == (3, 1)
+    assert result["accuracy"] == result["precision"] == result["recall"] == result["f1"] == 0.75
+    assert result["brier"] == pytest.approx(np.mean((PROBABILITIES - LABELS) ** 2), abs=1e-6)
+    likelihoods = np.where(LABELS, PROBABILITIES, 1 - PROBABILITIES)
+    assert result["loss"] == pytest.approx(-np.log(likelihoods).mean(), abs=1e-6)
+    dogs, cats = PROBABILITIES[LABELS == 1], PROBABILITIES[LABELS == 0]
+    assert result["roc_auc"] == pytest.approx((dogs[:, None] > cats).mean(), abs=1e-6)
+
+
+def test_wilsons_interval_is_the_published_one():
+    """81 of 263: 0.2553 to 0.3662 (Newcombe 1998, Statistics in Medicine 17, method 3)."""
+    labels = np.array([0] + [1] * 262)
+    probabilities = np.full(263, 0.2)
+    probabilities[1:81] = 0.8
+    result = scores.score(labels, probabilities, 0.95, 10)
+    assert result["accuracy"] == pytest.approx(81 / 263, abs=1e-6)
+    assert result["accuracy_low"] == pytest.approx(0.2553, abs=5e-5)
+    assert result["accuracy_high"] == pytest.approx(0.3662, abs=5e-5)
+
+
+def test_calibration():
+    labels = np.array([0, 1, 1, 1])
+    probabilities = np.array([0.25, 0.35, 1.0, 0.95])
+    table = scores.calibration(labels, probabilities, 2)
+    assert table["predicted"].tolist() == [0.3, 0.975]
+    assert table["observed"].tolist() == [0.5, 1.0]
+    assert table["images"].tolist() == [2, 2]
+    assert scores.calibration_error(labels, probabilities, 2) == pytest.approx(0.1125)
+
+
+def test_one_class_only_predicted_gives_numbers():
+    result = scores.score(LABELS, np.full(8, 0.1), 0.95, 10)
+    assert result["precision"] == result["f1"] == 0.0
+
+
+def test_mcnemar_against_known_p_values():
+    """6 against 1 discordant: the exact two-sided p is 16/128 = 0.125."""
+    label = np.ones(20, int)
+    right = {
+        "train_basic": [1] * 6 + [0] * 1 + [1] * 13,
+        "train_augmented": [0] * 6 + [1] * 1 + [1] * 13,
+        "train_inception": [1] * 20,
+    }
+    table = pd.DataFrame({name: np.where(marks, 0.9, 0.1) for name, marks in right.items()})
+    table["label"] = label
+    tests = compare.mcnemar_tests(table, 0.05)
+    first = tests["train_basic/train_augmented"]
+    assert (first["only_first"], first["only_second"], first["p"]) == (6, 1, 0.125)
+    # Sorted, the p-values are 0.03125, 0.125 and 1: Holm multiplies them by 3, 2 and 1.
+    assert first["p_holm"] == 0.25
+    assert tests["train_augmented/train_inception"]["p_holm"] == pytest.approx(0.09375, abs=1e-5)
+    assert tests["train_basic/train_inception"]["p_holm"] == 1.0
+    assert not any(test["differ"] for test in tests.values())
+
+
+def test_verdicts_in_words():
+    test = {"only_first": 5, "only_second": 50, "p_holm": 1e-9, "differ": True}
+    pair = "train_basic/train_inception"
+    assert compare.verdict(pair, test) == "inception beats basic (5 to 50 images, p < 0.0001)"
+    test = {"only_first": 5, "only_second": 6, "p_holm": 1.0, "differ": False}
+    assert compare.verdict(pair, test).startswith("basic and inception cannot be told apart")

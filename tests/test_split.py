@@ -1,0 +1,134 @@
+import json
+import zipfile
+
+import pytest
+import yaml
+from conftest import REPOSITORY, photo
+
+import split
+from catsdogs.files import read_csv, write_zip
+from catsdogs.stage import UserError
+
+
+@pytest.fixture
+def run_split(tmp_path, monkeypatch):
+    """Run the stage on an archive of the given files; return its tables and metrics."""
+
+    def run(files, **changes):
+        monkeypatch.chdir(tmp_path)
+        values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+        values["split"] |= {"image_size": 16, **changes}
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+        archive = tmp_path / "data/raw/images.zip"
+        write_zip(archive, [(name, lambda name=name: files[name]) for name in sorted(files)])
+        split.main()
+        folder = tmp_path / "data/split"
+        tables = {path.stem: read_csv(path) for path in folder.glob("*.csv")}
+        return tables, json.loads((tmp_path / "metrics/split.json").read_text())
+
+    return run
+
+
+def pictures(count, first=0):
+    return {
+        f"{kind}/{number}.jpg": photo(2 * (first + number) + (kind == "dog"))
+        for number in range(count)
+        for kind in ("cat", "dog")
+    }
+
+
+def names(table):
+    return [line["name"] for line in table]
+
+
+def labels(table):
+    return [int(line["label"]) for line in table]
+
+
+def test_counts_are_exact_and_balanced(run_split):
+    tables, metrics = run_split(pictures(20), train=20, validation=10)
+    assert (metrics["train"], metrics["validation"]) == (20, 10)
+    for side, count in (("train", 20), ("validation", 10)):
+        assert len(tables[side]) == count
+        assert sum(labels(tables[side])) == count // 2
+        for line in tables[side]:
+            assert line["name"].startswith(("cat", "dog")[int(line["label"])])
+    assert not set(names(tables["train"])) & set(names(tables["validation"]))
+
+
+def test_fewer_images_shrink_both_sides_in_proportion(run_split, capsys):
+    tables, metrics = run_split(pictures(25), train=20000, validation=5000)
+    assert (len(tables["train"]), len(tables["validation"])) == (40, 10)
+    assert metrics["asked"] == {"train": 20000, "validation": 5000}
+    assert "fewer than the 20,000 and 5,000 asked for" in capsys.readouterr().out
+
+
+def test_the_smaller_class_decides(run_split):
+    files = pictures(25)
+    for number in range(15):
+        del files[f"dog/{number}.jpg"]
+    tables, _ = run_split(files, train=20000, validation=5000)
+    assert sorted(labels(tables["train"])) == [0] * 8 + [1] * 8
+    assert sorted(labels(tables["validation"])) == [0] * 2 + [1] * 2
+
+
+def test_the_same_seed_draws_the_same_and_another_does_not(run_split):
+    draws = [names(run_split(pictures(20), seed=seed)[0]["validation"]) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1]
+    assert set(draws[0]) != set(draws[2])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_copies_stay_on_one_side(run_split, seed):
+    files = pictures(20)
+    for number in range(8):  # copies, and copies of copies, also under the other class's name
+        files[f"cat/copy{number}.jpg"] = files[f"cat/{number}.jpg"]
+        files[f"dog/copy{number}.jpg"] = files[f"cat/{number // 2}.jpg"]
+    tables, metrics = run_split(files, train=24, validation=8, seed=seed)
+    assert metrics["exact_copies"] == 16
+    sides = [{files[name] for name in names(tables[side])} for side in ("train", "validation")]
+    assert not sides[0] & sides[1]
+    assert len(sides[1]) == len(tables["validation"]) == 8, "validation images are distinct"
+
+
+def test_copies_stay_together_where_there_is_nothing_else(run_split):
+    files = pictures(10)
+    files |= {name.replace(".", "copy."): content for name, content in files.items()}
+    tables, _ = run_split(files, train=24, validation=8)
+    sides = [{files[name] for name in names(tables[side])} for side in ("train", "validation")]
+    assert not sides[0] & sides[1]
+    assert len(tables["validation"]) == 8
+
+
+def test_broken_images_are_left_out_with_their_reason(run_split):
+    files = pictures(10)
+    files["cat/0.jpg"] = b""
+    files["dog/3.jpg"] = b"text"
+    files["dog/4.jpg"] = photo(99, (200, 200))[:1500]
+    tables, metrics = run_split(files)
+    assert metrics["rejected"] == 3
+    reasons = {line["name"]: line["reason"] for line in tables["rejected"]}
+    assert reasons["cat/0.jpg"] == "the file is empty"
+    assert reasons["dog/3.jpg"] == "not an image in a known format"
+    assert reasons["dog/4.jpg"].startswith("damaged: image file is truncated")
+    assert not set(reasons) & set(names(tables["train"]) + names(tables["validation"]))
+
+
+def test_too_few_images_are_one_line(run_split):
+    files = pictures(3) | {"cat/0.jpg": b"", "cat/1.jpg": b""}
+    with pytest.raises(UserError, match=r"4 usable images in data/raw/images.zip are too few"):
+        run_split(files)
+
+
+def test_rows_point_at_the_pixels(run_split, tmp_path):
+    import numpy as np
+
+    from catsdogs.images import decode
+
+    tables, _ = run_split(pictures(10), train=8, validation=4)
+    pixels = np.load(tmp_path / "data/split/images.npy")
+    assert pixels.shape == (20, 16, 16, 3)
+    with zipfile.ZipFile(tmp_path / "data/raw/images.zip") as archive:
+        for line in tables["train"] + tables["validation"]:
+            expected = decode(archive.read(line["name"]), 16, "bilinear", 100)
+            assert np.array_equal(pixels[int(line["row"])], expected)
