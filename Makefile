@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(abspath $(VENV))/bin
+BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 
@@ -15,26 +15,26 @@ $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.10 to 3.13 is needed: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	"$(BIN)/python" -m pip install --quiet --requirement requirements.txt
 	@touch $@
 
 repro: $(READY)  ## rebuild whatever is out of date: the whole pipeline
-	dvc repro
+	"$(BIN)/dvc" repro
 
 test: $(READY)  ## run the tests
-	python -m pytest
+	"$(BIN)/python" -m pytest
 
 lint: $(READY)  ## check style and format
-	ruff check .
-	ruff format --check .
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
 
 ui: $(READY)  ## look at the runs in MLflow, on http://127.0.0.1:5000
-	mlflow ui --host 127.0.0.1 --port 5000 \
+	"$(BIN)/mlflow" ui --host 127.0.0.1 --port 5000 \
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 requirements:  ## pin requirements.txt anew from requirements.in (needs uv)
 	uv pip compile --quiet --upgrade --universal --python-version 3.10 \
 		--fork-strategy fewest requirements.in --output-file requirements.txt
 
-clean:  ## remove the environment and everything kept outside DVC
+clean:  ## remove the environment, the downloads and the tools' caches
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache dvc_plots

@@ -102,18 +102,19 @@ def describe(
 ) -> str:
     """The page for people: a table of the models, and the tests in words."""
     lines = [
-        f"All {images:,} validation images; in brackets the interval of the accuracy. The last",
-        "epoch's figures are those of the validation images that a training looks at.",
+        f"On all {images:,} validation images, the interval of the accuracy in brackets; and, as",
+        "the notebook has it, on those that a training looks at after its last epoch.",
         "",
-        "| model | accuracy | last epoch | notebook | loss | notebook |",
-        "|---|---|---|---|---|---|",
+        "| model | accuracy | loss | last epoch's accuracy | notebook's | last epoch's loss "
+        "| notebook's |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in layout.TRAININGS:
         score, last, notebook = scores[name], trainings[name], NOTEBOOK[name]
         lines.append(
             f"| {figures.title(name)} | {score['accuracy']:.4f} "
             f"({score['accuracy_low']:.4f} to {score['accuracy_high']:.4f}) "
-            f"| {last['val_accuracy']:.4f} | {notebook['val_accuracy']:.4f} "
+            f"| {score['loss']:.4f} | {last['val_accuracy']:.4f} | {notebook['val_accuracy']:.4f} "
             f"| {last['val_loss']:.4f} | {notebook['val_loss']:.4f} |"
         )
     lines += ["", f"McNemar's test on the same images, at {significance:g} after Holm:", ""]

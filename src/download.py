@@ -27,8 +27,8 @@ class Data(params.Section):
     source: Annotated[str, Field(min_length=1)]
     sample_images: Annotated[params.Whole, Field(ge=20, le=1_000_000, multiple_of=2)]
     sample_seed: params.Seed
-    max_file_mb: params.Positive
-    max_total_gb: params.Positive
+    max_file_mb: Annotated[params.Positive, Field(le=1e6)]
+    max_total_gb: Annotated[params.Positive, Field(le=1e6)]
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def locate(source: str) -> Path:
         return downloads.fetch_kaggle()
     if source.startswith(("http://", "https://")):
         return downloads.fetch(Remote(source))
-    path = layout.ROOT / Path(source).expanduser()
+    path = layout.resolve(source)
     if not path.exists():
         raise UserError(
             f"data.source is {source!r}: neither sample, microsoft, kaggle, a URL nor a path that "
@@ -72,20 +72,21 @@ def locate(source: str) -> Path:
 
 
 def report(source: str, digest: str, stored: Stored) -> None:
+    # A path or an address says where this machine has the file, not what it is.
     named = source in ("sample", "microsoft", "kaggle")
+    name = source if named else Path(source.partition("?")[0]).name
     algorithm, _, value = digest.partition(":")
     write_json(
         layout.metrics("download"),
         {
-            # A path or an address says where this machine has the file, not what it is.
-            "source": source if named else Path(source.partition("?")[0]).name,
+            "source": name,
             algorithm: value,
             "images": stored.images,
             "left_out": {"count": len(stored.left_out), "first": stored.left_out[:10]},
         },
     )
     counts = ", ".join(f"{count:,} {kind}s" for kind, count in stored.images.items())
-    print(f"{source}: {counts}; {len(stored.left_out):,} other files left out")
+    print(f"{name}: {counts}; {len(stored.left_out):,} other files left out")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
     results = {}
     for name in layout.TRAININGS:
         model = models.load(layout.model(name))
-        predictions[name] = predict(model, batches).round(scores.DIGITS)
+        predictions[name] = predict(model, batches).round(scores.PROBABILITY_DIGITS)
         labels, probabilities = predictions["label"].to_numpy(), predictions[name].to_numpy()
         results[name] = scores.score(
             labels, probabilities, settings.confidence, settings.calibration_bins

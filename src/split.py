@@ -10,7 +10,9 @@ import hashlib
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -45,9 +47,10 @@ class Picture(NamedTuple):
 
 def main() -> None:
     split = params.load("split", Split)
-    pictures, rejected = decode_all(split)
-    train, validation = draw(pictures, split)
-    write_csv(layout.REJECTED, ["name", "reason"], rejected)
+    with replacing(layout.PIXELS) as part:
+        pictures, rejected = decode_all(split, part)
+        write_csv(layout.REJECTED, ["name", "reason"], rejected)
+        train, validation = draw(pictures, split)
     # In the order of the draw, so that the first hundred are a fair sample of all.
     for path, drawn in ((layout.TRAIN, train), (layout.VALIDATION, validation)):
         rows = [(picture.row, picture.name, picture.label) for picture in drawn]
@@ -67,20 +70,19 @@ def main() -> None:
         )
 
 
-def decode_all(split: Split) -> tuple[list[Picture], list[tuple[str, str]]]:
-    """Write every usable image of the archive to `images.npy`, in the archive's order."""
+def decode_all(split: Split, target: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
+    """Write every usable image of the archive into one array, in the archive's order."""
     with zipfile.ZipFile(layout.ARCHIVE) as archive:
         names = archive.namelist()
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
     pictures, rejected = [], []
     with (
-        replacing(layout.PIXELS) as part,
-        part.open("wb") as file,
+        target.open("wb") as file,
         ProcessPoolExecutor() as pool,
         tqdm(total=len(names), desc="decoding", unit=" images") as bar,
     ):
         writer = PixelWriter(file, split.image_size)
-        for chunk in pool.map(partial(decode_chunk, split=split), chunks):
+        for chunk in decoded(pool, chunks, split):
             for name, result in chunk:
                 bar.update()
                 if isinstance(result, str):
@@ -91,6 +93,18 @@ def decode_all(split: Split) -> tuple[list[Picture], list[tuple[str, str]]]:
                     pictures.append(Picture(writer.append(result), name, label, digest))
         writer.close()
     return pictures, rejected
+
+
+def decoded(
+    pool: ProcessPoolExecutor, chunks: Sequence[Sequence[str]], split: Split
+) -> Iterator[list[tuple[str, np.ndarray | str]]]:
+    try:
+        yield from pool.map(partial(decode_chunk, split=split), chunks)
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that decodes images was killed, most likely for want of memory: "
+            "lower split.max_megapixels"
+        ) from None
 
 
 def decode_chunk(names: Sequence[str], split: Split) -> list[tuple[str, np.ndarray | str]]:
@@ -118,8 +132,11 @@ def draw(pictures: Sequence[Picture], split: Split) -> tuple[list[Picture], list
         UserError: there are too few usable images for both sides.
     """
     per_class = min(sum(picture.label == label for picture in pictures) for label in (0, 1))
-    shrunk = min(1.0, 2 * per_class / (split.train + split.validation))
-    quota = {side: int(getattr(split, side) * shrunk) // 2 for side in ("train", "validation")}
+    asked = split.train + split.validation
+    available = min(2 * per_class, asked)
+    quota = {
+        side: getattr(split, side) * available // asked // 2 for side in ("train", "validation")
+    }
     rng = np.random.default_rng(split.seed)
     validation = list(take(shuffled_groups(pictures, rng), quota["validation"]))
     held_out = {picture.digest for picture in validation}

@@ -66,7 +66,10 @@ def main() -> None:
 
 
 def build_trunk(size: int, cut: str, file: Path | None) -> keras.Model:
-    """Build the layers of InceptionV3 up to the block `cut`, frozen.
+    """Build InceptionV3 up to the block `cut`, frozen.
+
+    Weights files are laid out for the whole network, so that is what Keras builds to read them;
+    what lies above the cut is dropped before anything is computed with it.
 
     Args:
         size: side of the images in pixels.

@@ -2,6 +2,7 @@ import io
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 from conftest import photo
 
@@ -140,6 +141,42 @@ def test_flipped_bytes_in_a_zip(tmp_path):
     with pytest.raises(UserError, match="damaged"):
         store(source, tmp_path / "out.zip", LIMITS)
     assert not (tmp_path / "out.zip").exists()
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz"])
+def test_damage_anywhere_is_one_line_or_harmless(tmp_path, name):
+    source = pack(tmp_path / name, KAGGLE)
+    sound = source.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        content = bytearray(sound)
+        for spot in rng.integers(len(content), size=3):
+            content[spot] = rng.integers(256)
+        source.write_bytes(content[: rng.integers(len(content) // 2, len(content) + 1)])
+        try:
+            store(source, tmp_path / "out.zip", LIMITS)
+        except UserError as error:
+            assert str(source) in str(error)
+            assert not list(tmp_path.glob(".part-*"))
+
+
+def test_an_encrypted_zip(tmp_path):
+    source = pack(tmp_path / "a.zip", KAGGLE)
+    content = bytearray(source.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.find(signature)
+        while place >= 0:
+            content[place + flags] |= 1
+            place = content.find(signature, place + 1)
+    source.write_bytes(content)
+    with pytest.raises(UserError, match="is encrypted: unpack it"):
+        store(source, tmp_path / "out.zip", LIMITS)
+
+
+def test_names_as_windows_packers_write_them(tmp_path):
+    files = {name.replace("/", "\\"): content for name, content in MICROSOFT.items()}
+    stored = store(pack(tmp_path / "a.tar", files), tmp_path / "out.zip", LIMITS)
+    assert stored.images == {"cat": 1, "dog": 1}
 
 
 def test_something_else_than_an_archive(tmp_path):

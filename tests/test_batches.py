@@ -59,6 +59,13 @@ def test_every_pass_sees_every_image_once_in_an_order_of_its_own(pixels, subset)
     assert seen[:10] != seen[10:]
 
 
+def test_an_image_is_seen_otherwise_at_every_step(pixels, subset):
+    alone = Subset(subset.rows[:1], subset.names[:1], subset.labels[:1])
+    batches = TrainingBatches(pixels, alone, 2, 1, ON)
+    views = [image.tobytes() for step in range(3) for image in batches(step)[0]]
+    assert len(set(views)) == 6
+
+
 def test_labels_belong_to_their_images(pixels, subset):
     images, labels = TrainingBatches(pixels, subset, 8, 1)(0)
     assert labels.tolist() == [row % 2 for row in rows_of(images)]
@@ -131,6 +138,33 @@ def test_the_ranges_are_what_they_say():
     assert np.isclose(shear.max(), np.sin(0.2), atol=1e-3)
     angle = np.arcsin(draw(rotation=30)[:, 1, 0])
     assert np.isclose(np.rad2deg(angle.max()), 30, atol=0.2)
+
+
+def test_views_are_those_of_keras(tensorflow):
+    """All transformations at once, against Keras' own function for one image."""
+    from keras.src.legacy.preprocessing.image import apply_affine_transform
+
+    size, count = 60, 8
+    y, x = np.mgrid[:size, :size]
+    image = np.stack([y * 4, x * 4, 120 + 100 * np.sin(x / 9) * np.cos(y / 7)], axis=2)
+    images = np.repeat(image[None].astype(np.uint8), count, axis=0)
+    every = ON.model_copy(update={"rotation": 25})
+    views = augment(images, every, np.random.default_rng(0))
+    for view, draw in zip(views, np.random.default_rng(0).uniform(-1, 1, (count, 7)), strict=True):
+        expected = apply_affine_transform(
+            images[0].astype(float),
+            theta=25 * draw[0],
+            tx=0.2 * size * draw[1],  # Keras' function means x, whatever its documentation says
+            ty=0.2 * size * draw[2],
+            shear=np.rad2deg(0.2 * draw[3]),
+            zx=1 + 0.2 * draw[4],
+            zy=1 + 0.2 * draw[5],
+            row_axis=0,
+            col_axis=1,
+            channel_axis=2,
+            fill_mode="nearest",
+        )
+        assert np.abs(view - expected).mean() < 1.5
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,14 @@ def test_wrong_bytes_are_not_kept(server, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_kept_file_that_rotted_is_fetched_anew(server, tmp_path):
+    server.files["/a.zip"] = CONTENT
+    remote = Remote(f"{server.url}/a.zip", digest_of(CONTENT))
+    kept = fetch(remote, tmp_path)
+    kept.write_bytes(b"rotten")
+    assert fetch(remote, tmp_path).read_bytes() == CONTENT
+
+
 def test_no_network_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match="check the network and run again, or download it by"):
         fetch(Remote("http://127.0.0.1:9/a.zip"), tmp_path)
@@ -109,7 +117,6 @@ def archive_of(layout):
 def run_download(checkout, monkeypatch, source):
     checkout.change_params({"data": {"source": source}})
     monkeypatch.chdir(checkout.path)
-    monkeypatch.setattr(downloads, "DOWNLOADS", checkout.path / ".cache")
     monkeypatch.setattr(fetch, "__defaults__", (checkout.path / ".cache",))
     monkeypatch.setattr(downloads.fetch_kaggle, "__defaults__", (checkout.path / ".cache",))
     download.main()
@@ -184,7 +191,9 @@ def test_kaggle_without_credentials(checkout, monkeypatch):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("source", ["sampel", "nowhere/photos.zip", "/nowhere/photos.zip"])
+@pytest.mark.parametrize(
+    "source", ["sampel", "nowhere/photos.zip", "/nowhere/photos.zip", "~nobody/x"]
+)
 def test_a_source_that_is_nothing(checkout, source):
     checkout.change_params({"data": {"source": source}})
     result = checkout.script("download", check=False)
@@ -229,7 +238,7 @@ def test_weights_that_are_not_inceptions(tmp_path):
     ):
         weights.locate(str(other))
     (tmp_path / "text.h5").write_text("no weights")
-    with pytest.raises(UserError, match="is not an HDF5 file"):
+    with pytest.raises(UserError, match="is damaged or not an HDF5 file"):
         weights.locate(str(tmp_path / "text.h5"))
     with pytest.raises(UserError, match="neither imagenet, random nor a file"):
         weights.locate("nowhere.h5")

@@ -55,6 +55,13 @@ def test_16_bit_grey_keeps_its_shades():
     assert is_plain(read(encode(image, "PNG")), (100, 100, 100))
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bits_are_left_out(dtype):
+    image = Image.fromarray(np.full((12, 16), 200, dtype))
+    with pytest.raises(UnusableImage, match="pixels of 32 bits"):
+        read(encode(image, "TIFF"))
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_becomes_white(mode):
     colour = (255, 0, 0, 0) if mode == "RGBA" else (0, 0)

@@ -42,6 +42,11 @@ def test_calibration():
     assert scores.calibration_error(labels, probabilities, 2) == pytest.approx(0.1125)
 
 
+def test_a_sure_mistake_costs_what_keras_says():
+    result = scores.score(np.array([0, 1]), np.array([1.0, 1.0]), 0.95, 10)
+    assert result["loss"] == pytest.approx(-np.log(1e-7) / 2, rel=1e-5)
+
+
 def test_one_class_only_predicted_gives_numbers():
     result = scores.score(LABELS, np.full(8, 0.1), 0.95, 10)
     assert result["precision"] == result["f1"] == 0.0

@@ -63,6 +63,12 @@ def test_fewer_images_shrink_both_sides_in_proportion(run_split, capsys):
     assert "fewer than the 20,000 and 5,000 asked for" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("per_class", "train", "validation"), [(15, 24, 6), (5, 8, 2)])
+def test_shrinking_loses_nothing_to_rounding(run_split, per_class, train, validation):
+    _, metrics = run_split(pictures(per_class))
+    assert (metrics["train"], metrics["validation"]) == (train, validation)
+
+
 def test_the_smaller_class_decides(run_split):
     files = pictures(25)
     for number in range(15):
@@ -114,10 +120,12 @@ def test_broken_images_are_left_out_with_their_reason(run_split):
     assert not set(reasons) & set(names(tables["train"]) + names(tables["validation"]))
 
 
-def test_too_few_images_are_one_line(run_split):
+def test_too_few_images_are_one_line(run_split, tmp_path):
     files = pictures(3) | {"cat/0.jpg": b"", "cat/1.jpg": b""}
     with pytest.raises(UserError, match=r"4 usable images in data/raw/images.zip are too few"):
         run_split(files)
+    left = sorted(path.name for path in (tmp_path / "data/split").iterdir())
+    assert left == ["rejected.csv"], "which the message speaks of, and nothing else"
 
 
 def test_rows_point_at_the_pixels(run_split, tmp_path):

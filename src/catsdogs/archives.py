@@ -5,8 +5,10 @@ and `dog/…`, whose bytes depend on the photographs' names and bytes alone.
 """
 
 import bz2
+import errno
 import gzip
 import lzma
+import re
 import tarfile
 import tempfile
 import zipfile
@@ -23,6 +25,7 @@ from catsdogs.layout import CLASSES
 from catsdogs.stage import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+ENCRYPTED = 1  # a bit of a zip entry's flags
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -30,7 +33,7 @@ DAMAGE = (
     lzma.LZMAError,
     EOFError,
     NotImplementedError,  # a compression that Python's zipfile does not know
-    RuntimeError,  # zipfile's word for "encrypted"
+    UnicodeDecodeError,
 )
 
 
@@ -70,7 +73,10 @@ def store(source: Path, target: Path, limits: Limits) -> Stored:
         with _members(source, limits) as members:
             chosen, left_out = _choose(source, members, limits)
             write_zip(target, ((name, partial(_read, chosen[name])) for name in sorted(chosen)))
-    except DAMAGE as error:
+    except (*DAMAGE, OSError) as error:
+        # Decompressors report damage as an OSError too, without a number of the system's.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise UserError(
             f"{source} is damaged or not readable as an archive ({error}): fetch it again"
         ) from None
@@ -84,7 +90,7 @@ def place(name: str) -> str | None:
     The innermost folder named for a class decides (`PetImages/Cat/0.jpg`), then the beginning of
     the file's name (`train/dog.0.jpg`).
     """
-    path = PurePosixPath(name)
+    path = PurePosixPath(name.replace("\\", "/"))  # as some of Windows' packers have it
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
     if hidden or path.suffix.casefold() not in IMAGE_SUFFIXES:
         return None
@@ -137,7 +143,7 @@ def _check_name(source: Path, name: str) -> None:
     except UnicodeEncodeError:
         raise UserError(f"{source}: the name {name!r} is not UTF-8: rename the file") from None
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    if ".." in parts or name.startswith(("/", "\\")) or ":" in (parts or ("",))[0]:
+    if ".." in parts or name.startswith(("/", "\\")) or re.match("[A-Za-z]:", name):
         raise UserError(f"{source}: the entry {name!r} points outside the archive: do not use it")
 
 
@@ -156,6 +162,8 @@ def _members(source: Path, limits: Limits) -> Iterator[Iterable[Member]]:
         yield _folder_members(source)
     elif zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
+            if any(entry.flag_bits & ENCRYPTED for entry in archive.infolist()):
+                raise UserError(f"{source} is encrypted: unpack it and give the folder")
             yield [
                 Member(entry.filename, entry.file_size, partial(archive.open, entry))
                 for entry in archive.infolist()
@@ -188,7 +196,7 @@ def _tar_members(source: Path, archive: tarfile.TarFile) -> Iterator[Member]:
 
 @contextmanager
 def _plain_tar(source: Path, limits: Limits) -> Iterator[BinaryIO]:
-    """Unpack a compressed tar into a temporary file: its members are read in another order."""
+    """Copy a tar, decompressed, into a temporary file: its members are read in another order."""
     with _decompressed(source) as packed, tempfile.TemporaryFile() as plain:
         while chunk := packed.read(1 << 20):
             plain.write(chunk)

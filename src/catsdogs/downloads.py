@@ -44,11 +44,14 @@ def fetch(remote: Remote, folder: Path = DOWNLOADS) -> Path:
     Raises:
         UserError: there is no network, the server refuses, or the bytes are not the expected ones.
     """
-    address = urlsplit(remote.url)
+    try:
+        address = urlsplit(remote.url)
+    except ValueError as error:
+        raise UserError(f"{remote.url!r} is not an address: {error}") from None
     name = re.sub(r"[^\w.-]", "_", Path(address.path).name) or "download"
     key = hashlib.sha256(remote.url.encode()).hexdigest()[:12]
     target = folder / f"{key}-{name}"
-    if target.exists():
+    if target.exists() and _is_right(target, remote):
         return target
     folder.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -64,13 +67,19 @@ def fetch(remote: Remote, folder: Path = DOWNLOADS) -> Path:
                     " or download it by other means and give its path"
                 ) from None
             time.sleep(PAUSE * 2**attempt)
-    if remote.digest and digest(part, remote.digest.partition(":")[0]) != remote.digest:
+        except requests.RequestException as error:
+            raise UserError(f"cannot download {shown}: {_reason(error)}") from None
+    if not _is_right(part, remote):
         part.unlink()
         _validator(part).unlink(missing_ok=True)
         raise UserError(f"{shown} is not the file that is expected ({remote.digest}): run again")
     part.replace(target)
     _validator(part).unlink(missing_ok=True)
     return target
+
+
+def _is_right(path: Path, remote: Remote) -> bool:
+    return not remote.digest or digest(path, remote.digest.partition(":")[0]) == remote.digest
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:

@@ -102,7 +102,7 @@ def explained(
         plain, covered = figure.axes[2 * place : 2 * place + 2]
         extent = (0, image.shape[1], image.shape[0], 0)
         plain.imshow(image, extent=extent)
-        plain.set_title(caption, fontsize=7, loc="left")
+        plain.set_title(caption, fontsize=7, loc="left", parse_math=False)
         covered.imshow(image, extent=extent)
         covered.imshow(
             heat,

@@ -43,6 +43,7 @@ def decode(content: bytes, size: int, interpolation: str, max_megapixels: float)
     Raises:
         UnusableImage: with the reason.
     """
+    method = INTERPOLATIONS[interpolation]
     if not content:
         raise UnusableImage("the file is empty")
     try:
@@ -56,8 +57,8 @@ def decode(content: bytes, size: int, interpolation: str, max_megapixels: float)
                     )
                 image.draft("RGB", (size, size))  # a JPEG is decoded no larger than it need be
                 image.load()
-                upright = _to_rgb(ImageOps.exif_transpose(image))
-                return np.asarray(upright.resize((size, size), INTERPOLATIONS[interpolation]))
+                upright = _to_colour(ImageOps.exif_transpose(image))
+                return np.asarray(_on_white(upright.resize((size, size), method)))
     except UnusableImage:
         raise
     except UnidentifiedImageError:
@@ -70,11 +71,17 @@ def decode(content: bytes, size: int, interpolation: str, max_megapixels: float)
         raise UnusableImage(f"damaged: {detail}") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion cuts off at 255
-        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return image.convert("RGB")
+def _to_colour(image: Image.Image) -> Image.Image:
+    """Convert to RGB, or to RGBA where something is transparent."""
+    if image.mode.startswith("I;16"):  # which Pillow's own conversion cuts off at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise UnusableImage("pixels of 32 bits, whose white is not known")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -23,6 +23,11 @@ TRACKING_STORE = ROOT / "mlflow.db"
 TRACKING_ARTIFACTS = ROOT / "mlartifacts"
 
 
+def resolve(path: str) -> Path:
+    """A path that a parameter holds: relative to the checkout, or absolute, or below `~`."""
+    return ROOT / os.path.expanduser(path)  # noqa: PTH111  Path's own raises for an unknown user
+
+
 def model(stage: str) -> Path:
     """The Keras model that a training stage writes."""
     return Path("models") / f"{stage}.keras"

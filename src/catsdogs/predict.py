@@ -19,8 +19,12 @@ def main() -> None:
     """Print a line for every photograph; fail if one of the files is none."""
     arguments = _parse()
     interpolation = params.load_text("split.interpolation")
+    if interpolation not in images.INTERPOLATIONS:
+        raise UserError(f"params.yaml: split.interpolation is {interpolation!r}")
     runtime.pin(params.load("runtime", runtime.Runtime))
     model = models.load(_locate(arguments.model))
+    if len(model.input_shape) != 4 or model.input_shape[3] != 3 or model.output_shape[1:] != (1,):
+        raise UserError(f"{arguments.model} does not take images and give P(dog)")
     size = model.input_shape[1]
     failed = 0
     for photo in arguments.photos:

@@ -68,7 +68,7 @@ def _rehearsed(training: TrainingT, share: float) -> TrainingT:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Close the process's standard error for a while, also to what is not Python."""
+    """Discard what the process writes to standard error, also what is not Python's."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

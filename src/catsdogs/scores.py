@@ -6,6 +6,8 @@ from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
 DIGITS = 6  # of every number that is written
+PROBABILITY_DIGITS = 9  # of P(dog); more than the cross-entropy tells apart
+CLIP = 1e-7  # how sure a prediction may be, as in Keras' own cross-entropy
 
 
 def score(
@@ -32,7 +34,7 @@ def score(
         "accuracy": right / len(labels),
         "accuracy_low": interval.low,
         "accuracy_high": interval.high,
-        "loss": sklearn_metrics.log_loss(labels, probabilities, labels=[0, 1]),
+        "loss": sklearn_metrics.log_loss(labels, np.clip(probabilities, CLIP, 1 - CLIP)),
         "roc_auc": sklearn_metrics.roc_auc_score(labels, probabilities),
         "precision": precision,
         "recall": recall,

@@ -28,8 +28,8 @@ class TrainingRun:
 
     def __init__(self, stage: str, parameters: Mapping[str, Any]) -> None:
         self.stage, self.run_id = stage, ""
-        self.client: MlflowClient | None = _connect()
-        self._try(lambda client: self._start(client, parameters))
+        self.client: MlflowClient | None = None
+        _attempt(stage, lambda: self._start(parameters))
 
     def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """Add the values of one epoch, counted from 1."""
@@ -43,13 +43,15 @@ class TrainingRun:
         """Close the run of a training that broke off."""
         self._try(lambda client: client.set_terminated(self.run_id, "FAILED"))
 
-    def _start(self, client: MlflowClient, parameters: Mapping[str, Any]) -> None:
+    def _start(self, parameters: Mapping[str, Any]) -> None:
+        client = _connect()
         from mlflow.entities import Param
 
         run = client.create_run(_experiment(client), run_name=self.stage, tags=_tags(self.stage))
         self.run_id = run.info.run_id
         flat = [Param(name, str(value)) for name, value in _flatten(parameters)]
         client.log_batch(self.run_id, params=flat)
+        self.client = client
 
     def _finish(self, client: MlflowClient, model: keras.Model) -> None:
         for quantity in ("accuracy", "loss"):
@@ -62,7 +64,8 @@ class TrainingRun:
         client.set_terminated(self.run_id, "FINISHED")
 
     def _try(self, action: Callable[[MlflowClient], None]) -> None:
-        if self.client is not None and not _attempt(action, self.client):
+        client = self.client
+        if client is not None and not _attempt(self.stage, lambda: action(client)):
             self.client = None
 
 
@@ -72,7 +75,7 @@ def log_evaluation(values: Mapping[str, Mapping[str, float]]) -> None:
     Args:
         values: for each training stage, the numbers by name.
     """
-    _attempt(lambda client: _log_evaluation(client, values), _connect())
+    _attempt("evaluate", lambda: _log_evaluation(_connect(), values))
 
 
 def _log_evaluation(client: MlflowClient, values: Mapping[str, Mapping[str, float]]) -> None:
@@ -89,15 +92,18 @@ def _log_evaluation(client: MlflowClient, values: Mapping[str, Mapping[str, floa
             print(f"MLflow has no run of {layout.model(stage)}: it was not trained here")
 
 
-def _attempt(action: Callable[[MlflowClient], None], client: MlflowClient) -> bool:
+def _attempt(stage: str, action: Callable[[], None]) -> bool:
     """Do something with MLflow; where that fails, warn and return False."""
-    from mlflow.exceptions import MlflowException
-
     try:
-        action(client)
-    except (MlflowException, OSError) as error:  # requests' errors are OSErrors
-        reason = " ".join(str(error).split())[:300]
-        print(f"warning: not recorded in MLflow: {reason}", file=sys.stderr)
+        action()
+    # Whatever a store, a server or a wrong address raises, it must not cost the stage's result.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        print(
+            f"warning: {stage} is not recorded in MLflow ({reason}); its outputs are complete. To "
+            f"record it later: dvc repro --force --single-item {stage}",
+            file=sys.stderr,
+        )
         return False
     return True
 

@@ -79,30 +79,33 @@ def train(
             epochs=training.epochs,
             steps_per_epoch=training.steps_per_epoch,
             validation_data=dataset(validation, 0, len(validation), batches.image_size),
-            callbacks=_callbacks(run, training.steps_per_epoch),
+            callbacks=_callbacks(run),
             verbose=1 if sys.stdout.isatty() else 2,
         ).history
+        _write(stage, model, history, {"steps": steps, **(facts or {})})
     except BaseException:
         run.fail()
         raise
-    _write(stage, model, history, {"steps": steps, **(facts or {})})
     run.finish(model)
 
 
-def _callbacks(run: TrainingRun, steps_per_epoch: int) -> list[keras.callbacks.Callback]:
+def _callbacks(run: TrainingRun) -> list[keras.callbacks.Callback]:
     import keras
 
     class StopAtNaN(keras.callbacks.Callback):
-        epoch = 0
-
-        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            self.epoch = epoch
+        step = 0
 
         def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-            if not math.isfinite(logs["loss"]):
-                step = self.epoch * steps_per_epoch + batch + 1
+            self.step += 1
+            self.check("loss", logs["loss"])
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            self.check("validation loss", logs["val_loss"])
+
+        def check(self, name: str, value: float) -> None:
+            if not math.isfinite(value):
                 raise UserError(
-                    f"{run.stage}: the loss is {logs['loss']} at step {step}: "
+                    f"{run.stage}: the {name} is {value} at step {self.step}: "
                     f"lower {run.stage}.learning_rate in params.yaml"
                 )
 

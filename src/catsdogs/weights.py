@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from catsdogs.downloads import Remote, fetch
-from catsdogs.layout import ROOT
+from catsdogs.layout import resolve
 from catsdogs.stage import UserError
 
 # Keras' own file, with the address and the hash that keras/applications/inception_v3.py has.
@@ -26,7 +26,7 @@ def locate(weights: str) -> Path | None:
         return None
     if weights == "imagenet":
         return fetch(IMAGENET)
-    path = ROOT / Path(weights).expanduser()
+    path = resolve(weights)
     if not path.is_file():
         raise UserError(
             f"train_inception.weights is {weights!r}: neither imagenet, random nor a file "
@@ -45,8 +45,8 @@ def _check(path: Path) -> None:
             file.visititems(
                 lambda _, item: sizes.append(item.size) if isinstance(item, h5py.Dataset) else None
             )
-    except OSError:
-        raise UserError(f"{path} is not an HDF5 file: it cannot be weights of Keras") from None
+    except (OSError, RuntimeError, KeyError):
+        raise UserError(f"{path} is damaged or not an HDF5 file of Keras' weights") from None
     if sum(sizes) != PARAMETERS:
         raise UserError(
             f"{path} holds {sum(sizes):,} parameters and InceptionV3 without its top has "
