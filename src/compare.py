@@ -6,7 +6,6 @@ learning curves.
 """
 
 import json
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from pydantic import Field
 
 from catsdogs import figures, layout, params, stage
 from catsdogs.files import write_csv, write_json, write_text
+from catsdogs.significance import mcnemar_tests
 
 # Validation accuracy and loss after the last epoch, as the original notebook printed them.
 NOTEBOOK = {
@@ -64,33 +64,6 @@ def read_curves() -> pd.DataFrame:
         table.insert(0, "model", name)
         tables.append(table)
     return pd.concat(tables)
-
-
-def mcnemar_tests(predictions: pd.DataFrame, significance: float) -> dict[str, dict[str, Any]]:
-    """McNemar's exact test between each pair of models, on the same images.
-
-    Under the null hypothesis an image that only one of two models gets right is as likely to be
-    the one's as the other's (McNemar 1947). The p-values are corrected by Holm's step-down method
-    (Holm 1979) for the number of pairs.
-    """
-    from scipy.stats import binomtest
-
-    right = {name: (predictions[name] >= 0.5) == predictions["label"] for name in layout.TRAININGS}
-    tests = {}
-    for one, other in combinations(layout.TRAININGS, 2):
-        only_one = int((right[one] & ~right[other]).sum())
-        only_other = int((right[other] & ~right[one]).sum())
-        discordant = only_one + only_other
-        p = float(binomtest(only_one, discordant).pvalue) if discordant else 1.0
-        tests[f"{one}/{other}"] = {"only_first": only_one, "only_second": only_other, "p": p}
-    corrected = 0.0
-    ranked = sorted(tests.values(), key=lambda test: test["p"])
-    for rank, test in enumerate(ranked):
-        corrected = min(1.0, max(corrected, test["p"] * (len(ranked) - rank)))
-        test["p"] = float(f"{test['p']:.4g}")
-        test["p_holm"] = float(f"{corrected:.4g}")
-        test["differ"] = corrected < significance
-    return tests
 
 
 def describe(

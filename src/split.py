@@ -7,26 +7,19 @@ not be used and why; `metrics/split.json`.
 """
 
 import hashlib
-import zipfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from tqdm import tqdm
 
 from catsdogs import layout, params, stage
 from catsdogs.files import replacing, write_csv, write_json
-from catsdogs.images import UnusableImage, decode
+from catsdogs.images import decode_archive
 from catsdogs.layout import CLASSES
 from catsdogs.pixels import PixelWriter
 from catsdogs.stage import UserError
-
-CHUNK = 64  # images that a process decodes before it hands them over
 
 
 class Split(params.Section):
@@ -48,7 +41,7 @@ class Picture(NamedTuple):
 def main() -> None:
     split = params.load("split", Split)
     with replacing(layout.PIXELS) as part:
-        pictures, rejected = decode_all(split, part)
+        pictures, rejected = store(split, part)
         write_csv(layout.REJECTED, ["name", "reason"], rejected)
         train, validation = draw(pictures, split)
     # In the order of the draw, so that the first hundred are a fair sample of all.
@@ -70,56 +63,22 @@ def main() -> None:
         )
 
 
-def decode_all(split: Split, target: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
+def store(split: Split, target: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
     """Write every usable image of the archive into one array, in the archive's order."""
-    with zipfile.ZipFile(layout.ARCHIVE) as archive:
-        names = archive.namelist()
-    chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
     pictures, rejected = [], []
-    with (
-        target.open("wb") as file,
-        ProcessPoolExecutor() as pool,
-        tqdm(total=len(names), desc="decoding", unit=" images") as bar,
-    ):
+    with target.open("wb") as file:
         writer = PixelWriter(file, split.image_size)
-        for chunk in decoded(pool, chunks, split):
-            for name, result in chunk:
-                bar.update()
-                if isinstance(result, str):
-                    rejected.append((name, result))
-                else:
-                    label = CLASSES.index(name.partition("/")[0])
-                    digest = hashlib.blake2b(result.tobytes(), digest_size=16).digest()
-                    pictures.append(Picture(writer.append(result), name, label, digest))
+        for name, result in decode_archive(
+            layout.ARCHIVE, split.image_size, split.interpolation, split.max_megapixels
+        ):
+            if isinstance(result, str):
+                rejected.append((name, result))
+            else:
+                label = CLASSES.index(name.partition("/")[0])
+                digest = hashlib.blake2b(result.tobytes(), digest_size=16).digest()
+                pictures.append(Picture(writer.append(result), name, label, digest))
         writer.close()
     return pictures, rejected
-
-
-def decoded(
-    pool: ProcessPoolExecutor, chunks: Sequence[Sequence[str]], split: Split
-) -> Iterator[list[tuple[str, np.ndarray | str]]]:
-    try:
-        yield from pool.map(partial(decode_chunk, split=split), chunks)
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that decodes images was killed, most likely for want of memory: "
-            "lower split.max_megapixels"
-        ) from None
-
-
-def decode_chunk(names: Sequence[str], split: Split) -> list[tuple[str, np.ndarray | str]]:
-    """Decode some images: each name with its pixels, or with the reason why it has none."""
-    results: list[tuple[str, np.ndarray | str]] = []
-    with zipfile.ZipFile(layout.ARCHIVE) as archive:
-        for name in names:
-            try:
-                pixels = decode(
-                    archive.read(name), split.image_size, split.interpolation, split.max_megapixels
-                )
-                results.append((name, pixels))
-            except UnusableImage as unusable:
-                results.append((name, str(unusable)))
-    return results
 
 
 def draw(pictures: Sequence[Picture], split: Split) -> tuple[list[Picture], list[Picture]]:

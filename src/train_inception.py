@@ -20,6 +20,7 @@ from catsdogs.stage import UserError
 if TYPE_CHECKING:
     import keras
 
+BLOCKS = tuple(f"mixed{number}" for number in range(11))
 SMALLEST = 75  # pixels, below which InceptionV3's last blocks have nothing left
 
 
@@ -33,19 +34,7 @@ class Untrained(params.Section):
 
 class TrainInception(params.Training):
     weights: Annotated[str, Field(min_length=1)]
-    cut: Literal[
-        "mixed0",
-        "mixed1",
-        "mixed2",
-        "mixed3",
-        "mixed4",
-        "mixed5",
-        "mixed6",
-        "mixed7",
-        "mixed8",
-        "mixed9",
-        "mixed10",
-    ]
+    cut: Literal[BLOCKS]
     untrained: Untrained
     dense: params.Layers
     dropout: params.Share

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 import compare
-from catsdogs import scores
+from catsdogs import scores, significance
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 1, 0])
 PROBABILITIES = np.array([0.1, 0.4, 0.6, 0.9, 0.8, 0.3, 0.5, 0.2])
@@ -62,7 +62,7 @@ def test_mcnemar_against_known_p_values():
     }
     table = pd.DataFrame({name: np.where(marks, 0.9, 0.1) for name, marks in right.items()})
     table["label"] = label
-    tests = compare.mcnemar_tests(table, 0.05)
+    tests = significance.mcnemar_tests(table, 0.05)
     first = tests["train_basic/train_augmented"]
     assert (first["only_first"], first["only_second"], first["p"]) == (6, 1, 0.125)
     # Sorted, the p-values are 0.03125, 0.125 and 1: Holm multiplies them by 3, 2 and 1.

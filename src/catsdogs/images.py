@@ -1,7 +1,13 @@
 """Pictures as arrays: the bytes of an image file go in, RGB pixels of a fixed size come out."""
 
 import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import (
@@ -11,7 +17,11 @@ from PIL import (
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
+from tqdm import tqdm
 
+from catsdogs.stage import UserError
+
+CHUNK = 64  # images that a process decodes before it hands them over
 # Pillow's other readers are seldom used, and one of them starts another program (EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 INTERPOLATIONS = {
@@ -69,6 +79,51 @@ def decode(content: bytes, size: int, interpolation: str, max_megapixels: float)
     except Exception as error:
         detail = str(error) if isinstance(error, OSError) else type(error).__name__
         raise UnusableImage(f"damaged: {detail}") from None
+
+
+def decode_archive(
+    archive: Path, size: int, interpolation: str, max_megapixels: float
+) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Decode all images of a zip on all cores, in its order.
+
+    The arguments are those of `decode`.
+
+    Yields:
+        Each image's name with its pixels, or with the reason why it cannot be used.
+
+    Raises:
+        UserError: a decoding process was killed.
+    """
+    with zipfile.ZipFile(archive) as opened:
+        names = opened.namelist()
+    chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
+    how = (size, interpolation, max_megapixels)
+    with (
+        ProcessPoolExecutor() as pool,
+        tqdm(total=len(names), desc="decoding", unit=" images") as bar,
+    ):
+        try:
+            for results in pool.map(partial(_decode_some, archive, how), chunks):
+                bar.update(len(results))
+                yield from results
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that decodes images was killed, most likely for want of memory: "
+                "lower split.max_megapixels"
+            ) from None
+
+
+def _decode_some(
+    archive: Path, how: tuple[int, str, float], names: Sequence[str]
+) -> list[tuple[str, np.ndarray | str]]:
+    results: list[tuple[str, np.ndarray | str]] = []
+    with zipfile.ZipFile(archive) as opened:
+        for name in names:
+            try:
+                results.append((name, decode(opened.read(name), *how)))
+            except UnusableImage as unusable:
+                results.append((name, str(unusable)))
+    return results
 
 
 def _to_colour(image: Image.Image) -> Image.Image:

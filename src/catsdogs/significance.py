@@ -1,0 +1,42 @@
+"""Whether models differ: predictions of the same images go in, a test of each pair comes out."""
+
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+from scipy.stats import binomtest
+
+from catsdogs import layout
+
+
+def mcnemar_tests(predictions: pd.DataFrame, significance: float) -> dict[str, dict[str, Any]]:
+    """McNemar's exact test between each pair of models, on the same images.
+
+    Under the null hypothesis an image that only one of two models gets right is as likely to be
+    the one's as the other's (McNemar 1947). The p-values are corrected by Holm's step-down method
+    (Holm 1979) for the number of pairs.
+
+    Args:
+        predictions: one row per image, with its `label` and each training stage's P(dog).
+        significance: below which corrected p-value two models count as different.
+
+    Returns:
+        For each pair `<stage>/<stage>`: how many images only the first and only the second gets
+        right, the p-value before and after the correction, and whether the two differ.
+    """
+    right = {name: (predictions[name] >= 0.5) == predictions["label"] for name in layout.TRAININGS}
+    tests = {}
+    for one, other in combinations(layout.TRAININGS, 2):
+        only_one = int((right[one] & ~right[other]).sum())
+        only_other = int((right[other] & ~right[one]).sum())
+        discordant = only_one + only_other
+        p = float(binomtest(only_one, discordant).pvalue) if discordant else 1.0
+        tests[f"{one}/{other}"] = {"only_first": only_one, "only_second": only_other, "p": p}
+    corrected = 0.0
+    ranked = sorted(tests.values(), key=lambda test: test["p"])
+    for rank, test in enumerate(ranked):
+        corrected = min(1.0, max(corrected, test["p"] * (len(ranked) - rank)))
+        test["p"] = float(f"{test['p']:.4g}")
+        test["p_holm"] = float(f"{corrected:.4g}")
+        test["differ"] = corrected < significance
+    return tests
