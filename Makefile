@@ -6,7 +6,7 @@ BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help repro test lint ui requirements clean
+.PHONY: help repro verify test lint ui requirements clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,9 @@ $(READY): requirements.txt
 
 repro: $(READY)  ## rebuild whatever is out of date: the whole pipeline
 	"$(BIN)/dvc" repro
+
+verify: $(READY)  ## rebuild what is committed in a clone, and compare every output
+	PYTHONPATH=src "$(BIN)/python" -m catsdogs.verify
 
 test: $(READY)  ## run the tests
 	"$(BIN)/python" -m pytest

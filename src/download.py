@@ -12,7 +12,7 @@ from pydantic import Field
 from catsdogs import archives, downloads, drawing, layout, params, stage, weights
 from catsdogs.archives import Limits, Stored
 from catsdogs.downloads import Remote
-from catsdogs.files import write_json, write_zip
+from catsdogs.files import digest, write_json, write_zip
 from catsdogs.layout import CLASSES
 from catsdogs.stage import UserError
 
@@ -36,13 +36,12 @@ def main() -> None:
     # A training stage needs the weights, but a machine without network should learn it now.
     weights.locate(params.load_text("train_inception.weights"))
     if data.source == "sample":
-        stored, digest = draw(data), downloads.digest(layout.ARCHIVE)
+        source, stored = layout.ARCHIVE, draw(data)
     else:
         source = locate(data.source)
         limits = Limits(int(data.max_file_mb * 1e6), int(data.max_total_gb * 1e9))
         stored = archives.store(source, layout.ARCHIVE, limits)
-        digest = downloads.digest(source if source.is_file() else layout.ARCHIVE)
-    report(data.source, digest, stored)
+    report(data.source, source if source.is_file() else layout.ARCHIVE, stored)
 
 
 def draw(data: Data) -> Stored:
@@ -71,16 +70,15 @@ def locate(source: str) -> Path:
     return path
 
 
-def report(source: str, digest: str, stored: Stored) -> None:
+def report(source: str, hashed: Path, stored: Stored) -> None:
     # A path or an address says where this machine has the file, not what it is.
     named = source in ("sample", "microsoft", "kaggle")
     name = source if named else Path(source.partition("?")[0]).name
-    algorithm, _, value = digest.partition(":")
     write_json(
         layout.metrics("download"),
         {
             "source": name,
-            algorithm: value,
+            "sha256": digest(hashed, "sha256"),
             "images": stored.images,
             "left_out": {"count": len(stored.left_out), "first": stored.left_out[:10]},
         },

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from catsdogs import figures, layout, models, params, runtime, scores, stage, tracking
+from catsdogs import checkpoints, figures, layout, models, params, runtime, scores, stage, tracking
 from catsdogs.batches import FixedBatches, Subset, dataset, read_subset
 from catsdogs.files import write_csv, write_json
 from catsdogs.layout import CLASSES
@@ -50,6 +50,7 @@ def main() -> None:
     write_csv(layout.PREDICTIONS, list(predictions), predictions.itertuples(index=False))
     write_json(layout.metrics("evaluate"), results)
     tracking.log_evaluation(results)
+    checkpoints.remove_recorded()
 
 
 def predict(model: keras.Model, batches: FixedBatches) -> np.ndarray:

@@ -7,6 +7,7 @@ not be used and why; `metrics/split.json`.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -48,12 +49,18 @@ def main() -> None:
     for path, drawn in ((layout.TRAIN, train), (layout.VALIDATION, validation)):
         rows = [(picture.row, picture.name, picture.label) for picture in drawn]
         write_csv(path, ["row", "name", "label"], rows)
-    copies = len(pictures) - len({picture.digest for picture in pictures})
+    sizes = Counter(picture.digest for picture in pictures).values()
     counts = {"train": len(train), "validation": len(validation)}
     asked = {"train": split.train, "validation": split.validation}
     write_json(
         layout.metrics("split"),
-        {**counts, "asked": asked, "rejected": len(rejected), "exact_copies": copies},
+        {
+            **counts,
+            "asked": asked,
+            "rejected": len(rejected),
+            "duplicate_groups": sum(size > 1 for size in sizes),
+            "exact_copies": sum(sizes) - len(sizes),
+        },
     )
     print(f"{counts['train']:,} training and {counts['validation']:,} validation images")
     if counts != asked:

@@ -15,10 +15,10 @@ class TrainAugmented(params.Training):
 
 
 def main() -> None:
-    settings = runtime.begin_training("train_augmented", TrainAugmented)
+    settings, pinned = runtime.begin_training("train_augmented", TrainAugmented)
     batches = training.open_batches(settings, settings.augmentation)
     model = networks.cnn(batches.image_size, settings.filters, settings.dense)
-    training.train("train_augmented", model, settings, batches)
+    training.train("train_augmented", model, settings, pinned, batches)
 
 
 if __name__ == "__main__":

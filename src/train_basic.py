@@ -13,10 +13,10 @@ class TrainBasic(params.Training):
 
 
 def main() -> None:
-    settings = runtime.begin_training("train_basic", TrainBasic)
+    settings, pinned = runtime.begin_training("train_basic", TrainBasic)
     batches = training.open_batches(settings)
     model = networks.cnn(batches.image_size, settings.filters, settings.dense)
-    training.train("train_basic", model, settings, batches)
+    training.train("train_basic", model, settings, pinned, batches)
 
 
 if __name__ == "__main__":

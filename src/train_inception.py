@@ -42,7 +42,7 @@ class TrainInception(params.Training):
 
 
 def main() -> None:
-    settings = runtime.begin_training("train_inception", TrainInception)
+    settings, pinned = runtime.begin_training("train_inception", TrainInception)
     batches = training.open_batches(settings, settings.augmentation)
     file = weights.locate(settings.weights)
     trunk = build_trunk(batches.image_size, settings.cut, file)
@@ -51,7 +51,8 @@ def main() -> None:
         trunk = awaken(trunk, batches, settings.untrained)
     model = add_head(trunk, settings)
     origin = file.name if file and settings.weights != "imagenet" else settings.weights
-    training.train("train_inception", model, settings, batches, {"weights": origin})
+    files = [file] if file else []
+    training.train("train_inception", model, settings, pinned, batches, {"weights": origin}, files)
 
 
 def build_trunk(size: int, cut: str, file: Path | None) -> keras.Model:

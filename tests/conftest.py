@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,11 +20,17 @@ SHARED = REPOSITORY.parent / "shared"
 PHOTOGRAPHS = SHARED / "data" / "dogs-vs-cats.zip"
 STAND_IN_WEIGHTS = SHARED / "weights" / "inception_v3_notop_stand_in.h5"
 
+ARTIFACT_PATHS = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+}
+
 # The whole pipeline in the fewest steps that still use every part of it.
 TINY = {
     "data": {"sample_images": 60},
     "split": {"image_size": 76},
-    "runtime": {"rehearsal": 1},
+    "runtime": {"rehearsal": 1, "checkpoint_steps": 1},
     "train_basic": {"filters": [4, 4], "dense": [8]},
     "train_augmented": {"filters": [4, 4], "dense": [8]},
     "train_inception": {"dense": [8], "untrained": {"statistics_batches": 1}},
@@ -48,6 +55,7 @@ class Checkout:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.output = ""
         files = self._git("ls-files", "--cached", "--others", "--exclude-standard", at=REPOSITORY)
         for name in files.splitlines():
             if (REPOSITORY / name).is_file():
@@ -55,6 +63,18 @@ class Checkout:
                 shutil.copy(REPOSITORY / name, path / name)
         self._git("init", "--quiet", at=path)
         self.commit()
+
+    def copy(self, path: Path) -> "Checkout":
+        """A copy of what is here now, DVC's outputs and MLflow's store included."""
+        shutil.copytree(self.path, path, symlinks=True)
+        copied = Checkout.__new__(Checkout)
+        copied.path, copied.output = path, self.output
+        if (path / "mlflow.db").exists():  # which knows its artifacts by their absolute paths
+            with sqlite3.connect(path / "mlflow.db") as store:
+                for table, column in ARTIFACT_PATHS.items():
+                    change = f"update {table} set {column} = replace({column}, ?, ?)"
+                    store.execute(change, (str(self.path), str(path)))
+        return copied
 
     def _git(self, *arguments: str, at: Path) -> str:
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
@@ -105,6 +125,24 @@ def checkout(tmp_path: Path) -> Checkout:
     return copy
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A repository after its first `dvc repro`, not to be changed."""
+    made = Checkout(tmp_path_factory.mktemp("made") / "repository")
+    made.change_params(TINY)
+    (made.path / "dvc.lock").unlink(missing_ok=True)
+    made.commit()
+    made.output = made.run("dvc", "repro").stdout
+    made.commit()
+    return made
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """A copy of it, to be changed."""
+    return made.copy(tmp_path / "copy")
+
+
 def photo(seed: int, size: tuple[int, int] = (24, 20), kind: str = "JPEG") -> bytes:
     """A small picture of noise, different for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
@@ -119,13 +157,16 @@ class Server:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.answers: list = []
+        self.fails = False  # whatever is asked for
         self.requests: list = []
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.requests.append((self.command, self.path, dict(self.headers)))
-                if server.answers and (answer := server.answers.pop(0)) is not None:
+                if server.fails:
+                    self.send_error(500)
+                elif server.answers and (answer := server.answers.pop(0)) is not None:
                     answer(self)
                 elif self.path.partition("?")[0] not in server.files:
                     self.send_error(404)
@@ -189,4 +230,7 @@ def tensorflow():
     """TensorFlow, imported as the stages import it; it cannot be pinned a second time."""
     from catsdogs import runtime
 
-    runtime.pin(runtime.Runtime(threads=2, onednn=True, cpu_isa="AVX2", rehearsal=1.0), seed=1)
+    runtime.pin(
+        runtime.Runtime(threads=2, onednn=True, cpu_isa="AVX2", rehearsal=1.0, checkpoint_steps=1),
+        seed=1,
+    )

@@ -97,7 +97,6 @@ def test_equal_models_are_equal_files(tmp_path):
     time.sleep(1)  # Keras notes seconds
     models.save(model, tmp_path / "b.keras")
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
-    assert models.fingerprint(tmp_path / "a.keras") == models.fingerprint(tmp_path / "b.keras")
     assert len(list(tmp_path.iterdir())) == 2
     with zipfile.ZipFile(tmp_path / "a.keras") as archive:
         assert {entry.date_time[0] for entry in archive.infolist()} == {1980}

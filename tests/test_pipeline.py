@@ -18,23 +18,20 @@ import numpy as np
 import pytest
 import requests
 import yaml
-from conftest import FEW_STEPS, PHOTOGRAPHS, STAND_IN_WEIGHTS, TINY, Checkout, photo
+from conftest import FEW_STEPS, PHOTOGRAPHS, STAND_IN_WEIGHTS, Checkout, photo
+from kill import kill_and_go_on, locked, table
+
+from catsdogs import verify
+from catsdogs.stage import UserError
 
 TRAININGS = ("train_basic", "train_augmented", "train_inception")
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def rebuilt(tmp_path_factory):
-    """A repository after its first `dvc repro`."""
-    checkout = Checkout(tmp_path_factory.mktemp("pipeline") / "repository")
-    checkout.change_params(TINY)
-    (checkout.path / "dvc.lock").unlink(missing_ok=True)
-    checkout.commit()
-    checkout.output = checkout.run("dvc", "repro").stdout
-    checkout.git("add", "--all")
-    checkout.commit()
-    return checkout
+def rebuilt(made, tmp_path_factory):
+    """A repository after its first `dvc repro`, for the tests here to go on with."""
+    return made.copy(tmp_path_factory.mktemp("pipeline") / "repository")
 
 
 def read_csv(path):
@@ -245,32 +242,26 @@ def test_predictions_of_files(rebuilt, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_stage(rebuilt, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(rebuilt.path, copy, symlinks=True)
-    shutil.rmtree(copy / "models")
-    broken = Checkout.__new__(Checkout)
-    broken.path = copy
+    broken = rebuilt.copy(tmp_path / "copy")
+    shutil.rmtree(broken.path / "models")
     broken.change_params({"train_basic": {"learning_rate": 1e38}})
     result = broken.script("train_basic", check=False)
     assert result.returncode == 1
     assert "error: train_basic: the loss is nan at step" in result.stderr
     assert "lower train_basic.learning_rate in params.yaml" in result.stderr
-    assert not (copy / "models").exists()
+    assert not (broken.path / "models").exists()
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "foo://bar", "sqlite:///README.md"])
 def test_training_does_without_mlflow(rebuilt, tmp_path, address):
-    copy = tmp_path / "copy"
-    shutil.copytree(rebuilt.path, copy, symlinks=True)
-    away = Checkout.__new__(Checkout)
-    away.path = copy
-    before = (copy / "models/train_basic.keras").read_bytes()
-    (copy / "models/train_basic.keras").unlink()
+    away = rebuilt.copy(tmp_path / "copy")
+    before = (away.path / "models/train_basic.keras").read_bytes()
+    (away.path / "models/train_basic.keras").unlink()
     result = away.run("env", f"MLFLOW_TRACKING_URI={address}", "python", "src/train_basic.py")
     assert "warning: train_basic is not recorded in MLflow" in result.stderr
     assert "To record it later: dvc repro --force --single-item train_basic" in result.stderr
     assert "Traceback" not in result.stderr
-    assert (copy / "models/train_basic.keras").read_bytes() == before
+    assert (away.path / "models/train_basic.keras").read_bytes() == before
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason="the real photographs are not here")
@@ -287,10 +278,52 @@ def test_real_photographs(tmp_path):
         checkout.change_params({stage: {**FEW_STEPS, "batch_size": 16}})
     weights = {"weights": str(STAND_IN_WEIGHTS), "dense": [16], "steps_per_epoch": 12}
     checkout.change_params({"train_inception": weights})
-    (checkout.path / "dvc.lock").unlink(missing_ok=True)
     checkout.run("dvc", "repro")
     assert read_json(checkout.path / "metrics/download.json")["images"] == {"cat": 150, "dog": 150}
     split = read_json(checkout.path / "metrics/split.json")
     assert (split["train"], split["validation"], split["rejected"]) == (240, 60, 0)
     scores = read_json(checkout.path / "metrics/evaluate.json")
     assert scores["train_inception"]["accuracy"] > 0.7, "pretrained features tell them apart"
+
+
+def test_verify_rebuilds_in_a_clone(made, tmp_path):
+    verifying = made.copy(tmp_path / "copy")
+    result = verifying.run("python", "-m", "catsdogs.verify")
+    stages = locked(made)
+    count = sum(len(stage["outs"]) for stage in stages.values())
+    assert result.stdout.count("identical  ") == count
+    assert (
+        f"all {count} outputs of {made.git('rev-parse', '--short', 'HEAD')[:7]}" in result.stdout
+    )
+    assert len(runs(verifying)) == 3, "the rebuild's runs are not in this store"
+
+
+def test_verify_names_what_differs(made, tmp_path, monkeypatch, capsys):
+    """The rebuild is played: one output comes out otherwise, one does not come out at all."""
+    verifying = made.copy(tmp_path / "copy")
+    (verifying.path / "params.yaml").write_text("not committed")
+    monkeypatch.chdir(verifying.path)
+
+    def rebuild(clone):
+        lock = yaml.safe_load((clone / "dvc.lock").read_text())
+        lock["stages"]["train_basic"]["outs"][0]["md5"] = "0" * 32
+        del lock["stages"]["compare"]
+        (clone / "dvc.lock").write_text(yaml.safe_dump(lock))
+
+    monkeypatch.setattr(verify, "_rebuild", rebuild)
+    with pytest.raises(UserError, match="5 of 43 outputs differ from .* metrics/train_basic"):
+        verify.main()
+    output = capsys.readouterr().out
+    assert "changes that are not committed are not looked at" in output
+    assert "DIFFERENT  metrics/train_basic.json\n" in output
+    assert "DIFFERENT  metrics/compare.json\n" in output
+    assert "identical  models/train_inception.keras\n" in output
+
+
+def test_kills_at_random_moments(made, tmp_path):
+    """The short form of `python tests/kill.py`."""
+    checkout = made.copy(tmp_path / "copy")
+    durations = {"split": 1, "train_augmented": 7, "train_inception": 9, "evaluate": 8}
+    kills = kill_and_go_on(checkout, locked(made), durations, kills=4, seed=2)
+    assert len(kills) == 4
+    assert all(kill.equal for kill in kills), table(kills)

@@ -92,6 +92,7 @@ def test_copies_stay_on_one_side(run_split, seed):
         files[f"dog/copy{number}.jpg"] = files[f"cat/{number // 2}.jpg"]
     tables, metrics = run_split(files, train=24, validation=8, seed=seed)
     assert metrics["exact_copies"] == 16
+    assert metrics["duplicate_groups"] == 8
     sides = [{files[name] for name in names(tables[side])} for side in ("train", "validation")]
     assert not sides[0] & sides[1]
     assert len(sides[1]) == len(tables["validation"]) == 8, "validation images are distinct"

@@ -9,8 +9,10 @@ import errno
 import gzip
 import lzma
 import re
+import stat
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +27,7 @@ from catsdogs.layout import CLASSES
 from catsdogs.stage import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+NO_FILE = "a link or a device, not a file: pack the photographs themselves"
 ENCRYPTED = 1  # a bit of a zip entry's flags
 DAMAGE = (
     zipfile.BadZipFile,
@@ -90,7 +93,8 @@ def place(name: str) -> str | None:
     The innermost folder named for a class decides (`PetImages/Cat/0.jpg`), then the beginning of
     the file's name (`train/dog.0.jpg`).
     """
-    path = PurePosixPath(name.replace("\\", "/"))  # as some of Windows' packers have it
+    # Backslashes as some of Windows' packers have them, accents as one or as two characters.
+    path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
     if hidden or path.suffix.casefold() not in IMAGE_SUFFIXES:
         return None
@@ -164,16 +168,25 @@ def _members(source: Path, limits: Limits) -> Iterator[Iterable[Member]]:
         with zipfile.ZipFile(source) as archive:
             if any(entry.flag_bits & ENCRYPTED for entry in archive.infolist()):
                 raise UserError(f"{source} is encrypted: unpack it and give the folder")
-            yield [
-                Member(entry.filename, entry.file_size, partial(archive.open, entry))
-                for entry in archive.infolist()
-                if not entry.is_dir()
-            ]
-    elif tarfile.is_tarfile(source):
-        with _plain_tar(source, limits) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            yield _tar_members(source, archive)
+            yield _zip_members(source, archive)
     else:
-        raise UserError(f"{source} is neither a zip, a tar nor a folder, or it is cut off")
+        with _plain_tar(source, limits) as file:
+            try:
+                archive = tarfile.open(fileobj=_Frugal(file, limits.file + 1), mode="r:")  # noqa: SIM115
+            except tarfile.TarError:
+                raise UserError(
+                    f"{source} is neither a zip, a tar nor a folder, or it is cut off"
+                ) from None
+            with archive:
+                yield _tar_members(source, archive)
+
+
+def _zip_members(source: Path, archive: zipfile.ZipFile) -> Iterator[Member]:
+    for entry in archive.infolist():
+        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise UserError(f"{source}: the entry {entry.filename!r} is {NO_FILE}")
+        if not entry.is_dir():
+            yield Member(entry.filename, entry.file_size, partial(archive.open, entry))
 
 
 def _folder_members(source: Path) -> Iterator[Member]:
@@ -188,10 +201,20 @@ def _tar_members(source: Path, archive: tarfile.TarFile) -> Iterator[Member]:
         if entry.isfile():
             yield Member(entry.name, entry.size, partial(archive.extractfile, entry))
         elif not entry.isdir():
-            raise UserError(
-                f"{source}: the entry {entry.name!r} is a link or a device, not a file: "
-                "pack the photographs themselves"
-            )
+            raise UserError(f"{source}: the entry {entry.name!r} is {NO_FILE}")
+
+
+class _Frugal:
+    """A file that is not read in larger pieces than need be: a tar's headers claim any size."""
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self.file, self.most = file, most
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > max(self.most, tarfile.RECORDSIZE):
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self.file.read(size)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
+from catsdogs.files import digest
 from catsdogs.layout import DOWNLOADS
 from catsdogs.stage import UserError
 
@@ -48,6 +49,11 @@ def fetch(remote: Remote, folder: Path = DOWNLOADS) -> Path:
         address = urlsplit(remote.url)
     except ValueError as error:
         raise UserError(f"{remote.url!r} is not an address: {error}") from None
+    if address.username or address.password:
+        raise UserError(
+            "the address holds a user's name or password, which would go into dvc.lock: put them "
+            "into ~/.netrc instead"
+        )
     name = re.sub(r"[^\w.-]", "_", Path(address.path).name) or "download"
     key = hashlib.sha256(remote.url.encode()).hexdigest()[:12]
     target = folder / f"{key}-{name}"
@@ -79,16 +85,8 @@ def fetch(remote: Remote, folder: Path = DOWNLOADS) -> Path:
 
 
 def _is_right(path: Path, remote: Remote) -> bool:
-    return not remote.digest or digest(path, remote.digest.partition(":")[0]) == remote.digest
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hash a file: `<algorithm>:<hex>`."""
-    with path.open("rb") as file:
-        hashed = hashlib.new(algorithm)
-        while chunk := file.read(1 << 20):
-            hashed.update(chunk)
-    return f"{algorithm}:{hashed.hexdigest()}"
+    algorithm, _, expected = (remote.digest or "").partition(":")
+    return not expected or digest(path, algorithm) == expected
 
 
 def fetch_kaggle(folder: Path = DOWNLOADS) -> Path:

@@ -1,6 +1,8 @@
 """Writing files so that a name holds either the whole new content or what it held before."""
 
 import csv
+import glob
+import hashlib
 import json
 import os
 import zipfile
@@ -16,15 +18,21 @@ ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and rename it to `path` when the block ends well.
 
-    The temporary name keeps the suffix, because some writers choose the format by it.
+    The temporary name keeps the suffix, because some writers choose the format by it. What a
+    killed process left there of the same file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
+    for left in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
+        left.unlink(missing_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # which a failing write does not say
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -68,3 +76,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Read a table: one dictionary per line, by the names in the first."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def digest(path: Path, algorithm: str) -> str:
+    """Hash a file; return hexadecimal digits."""
+    hashed = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            hashed.update(chunk)
+    return hashed.hexdigest()

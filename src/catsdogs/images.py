@@ -1,9 +1,12 @@
 """Pictures as arrays: the bytes of an image file go in, RGB pixels of a fixed size come out."""
 
+import multiprocessing
+import os
 import warnings
 import zipfile
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from io import BytesIO
@@ -19,7 +22,7 @@ from PIL import (
 )
 from tqdm import tqdm
 
-from catsdogs.stage import UserError
+from catsdogs.stage import Interrupted, UserError, begin_worker
 
 CHUNK = 64  # images that a process decodes before it hands them over
 # Pillow's other readers are seldom used, and one of them starts another program (EPS).
@@ -96,14 +99,19 @@ def decode_archive(
     """
     with zipfile.ZipFile(archive) as opened:
         names = opened.namelist()
-    chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
-    how = (size, interpolation, max_megapixels)
+    chunks = deque(names[start : start + CHUNK] for start in range(0, len(names), CHUNK))
+    decode_some = partial(_decode_some, archive, (size, interpolation, max_megapixels))
     with (
-        ProcessPoolExecutor() as pool,
+        ProcessPoolExecutor(initializer=begin_worker) as pool,
         tqdm(total=len(names), desc="decoding", unit=" images") as bar,
     ):
+        under_way: deque[Future] = deque()
         try:
-            for results in pool.map(partial(_decode_some, archive, how), chunks):
+            while chunks or under_way:
+                # No more than can be decoded soon, or the images pile up where writing is slow.
+                while chunks and len(under_way) < 2 * (os.cpu_count() or 1):
+                    under_way.append(pool.submit(decode_some, chunks.popleft()))
+                results = under_way.popleft().result()
                 bar.update(len(results))
                 yield from results
         except BrokenProcessPool:
@@ -111,6 +119,10 @@ def decode_archive(
                 "a process that decodes images was killed, most likely for want of memory: "
                 "lower split.max_megapixels"
             ) from None
+        except Interrupted:
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def _decode_some(

@@ -19,8 +19,8 @@ COMPARISON = Path("metrics/compare.md")
 # that stays. What is not a stage's output belongs there.
 ROOT = Path(os.environ.get("DVC_ROOT", ".")).absolute()
 DOWNLOADS = ROOT / ".cache" / "downloads"
+CHECKPOINTS = Path(os.environ.get("CATSDOGS_CHECKPOINTS", ROOT / ".cache" / "checkpoints"))
 TRACKING_STORE = ROOT / "mlflow.db"
-TRACKING_ARTIFACTS = ROOT / "mlartifacts"
 
 
 def resolve(path: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import zipfile
@@ -63,12 +62,3 @@ def load(path: Path) -> keras.Model:
     except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not a model that Keras can load: {reason}") from None
-
-
-def fingerprint(path: Path) -> str:
-    """The MD5 of a file, which is what `dvc.lock` knows it by."""
-    with path.open("rb") as file:
-        hashed = hashlib.md5(usedforsecurity=False)
-        while chunk := file.read(1 << 20):
-            hashed.update(chunk)
-    return hashed.hexdigest()

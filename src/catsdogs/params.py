@@ -5,6 +5,7 @@ A stage's script says which keys its section has and what they may be, as a subc
 
 import difflib
 import math
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -102,8 +103,8 @@ def _read(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is not here: run from the repository's root") from None
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} is not YAML: {reason}") from None
     if not isinstance(document, dict):
         raise UserError(f"{path} holds no sections")
@@ -125,7 +126,7 @@ def _explain(section: str, model: type[BaseModel], error: ValidationError) -> st
             problems.append(f"{key} is missing")
         else:
             rule = problem["msg"].removeprefix("Input ")
-            problems.append(f"{key} is {problem['input']!r} but {rule}")
+            problems.append(f"{key} is {reprlib.repr(problem['input'])} but {rule}")
     return "; ".join(problems)
 
 

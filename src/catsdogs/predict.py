@@ -59,4 +59,4 @@ def _locate(model: str) -> Path:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "some photographs were not looked at")

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field
 
 from catsdogs import params
-from catsdogs.params import Real, Section, Training, Whole
+from catsdogs.params import Count, Real, Section, Training, Whole
 
 
 class Runtime(Section):
@@ -34,16 +34,20 @@ class Runtime(Section):
         "AVX512_CORE_AMX",
     ]
     rehearsal: Annotated[Real, Field(gt=0, le=1)]
+    checkpoint_steps: Count
 
 
 TrainingT = TypeVar("TrainingT", bound=Training)
 
 
-def begin_training(stage: str, model: type[TrainingT]) -> TrainingT:
+def begin_training(stage: str, model: type[TrainingT]) -> tuple[TrainingT, Runtime]:
     """Read a training's section of `params.yaml` and pin what it depends on besides.
 
     On drawn images the steps are shortened to the rehearsal's, so what is returned may have fewer
     than `params.yaml`.
+
+    Returns:
+        The training's section, and what was pinned.
 
     Raises:
         UserError: a section is wrong.
@@ -53,7 +57,7 @@ def begin_training(stage: str, model: type[TrainingT]) -> TrainingT:
     if params.load_text("data.source") == "sample":
         training = _rehearsed(training, runtime.rehearsal)
     pin(runtime, training.seed)
-    return training
+    return training, runtime
 
 
 def _rehearsed(training: TrainingT, share: float) -> TrainingT:

@@ -1,22 +1,87 @@
-"""How a stage ends: errors that a user can mend become one line, not a traceback."""
+"""How a stage ends: errors that a user can mend, and interruptions, become one line.
 
+A stage may be killed at any moment: what it writes is whole or not there. So an interruption needs
+no tidying up to be safe, only to be quick and to say what happened.
+"""
+
+import errno
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class UserError(Exception):
     """Something that the user can put right. Its text says what, where and what to do."""
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a stage; end the process with status 1 and one line on stderr if the user must act.
+class Interrupted(KeyboardInterrupt):
+    """The user, or whoever ends the machine's processes, wants the stage to stop."""
 
-    What the operating system refuses (no space, no permission) is the user's to mend as well.
+
+def run(main: Callable[[], None], advice: str = "`dvc repro` goes on from here") -> None:
+    """Run a stage; end the process with one line on stderr if something stops it.
+
+    Args:
+        main: the stage.
+        advice: what to do after an interruption.
+
+    The status is 1 if the user must act, also where the operating system refuses something (no
+    space, no permission), and 128 plus the signal's number after an interruption.
     """
+    received: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> NoReturn:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)  # the first is being obeyed
+        received.append(number)
+        raise Interrupted
+
+    for each in SIGNALS:
+        signal.signal(each, interrupt)
+    if "DVC_STAGE" in os.environ:
+        end_with_parent()
     try:
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}{error.strerror or error}")
+    except BaseException as error:
+        if received:
+            sys.stdout.flush()
+            print(f"interrupted: {advice}", file=sys.stderr, flush=True)
+            os._exit(128 + received[0])  # waiting for no thread
+        if isinstance(error, UserError):
+            sys.exit(f"error: {error}")
+        if isinstance(error, OSError):
+            where = f"{error.filename}: " if error.filename else ""
+            room = ": make room and run again" if error.errno in NO_ROOM else ""
+            sys.exit(f"error: {where}{error.strerror or error}{room}")
+        raise
+
+
+def end_with_parent() -> None:
+    """Interrupt this process once the one that started it is gone.
+
+    DVC may be killed without a chance to stop its stage, which would then go on beside the next;
+    and so may a stage that has given work to processes of its own.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def begin_worker() -> None:
+    """Make a process that works for a stage end with it, and leave interruptions to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()

@@ -7,13 +7,17 @@ goes on.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catsdogs import layout, models
+from catsdogs import layout
+from catsdogs.files import digest
 
 if TYPE_CHECKING:
     import keras
@@ -21,37 +25,69 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "catsdogs"
 MODEL_TAG = "model.md5"
+TRAINING_TAG = "training"
 
 
 class TrainingRun:
-    """The MLflow run of one training stage."""
+    """The MLflow run of one training stage.
 
-    def __init__(self, stage: str, parameters: Mapping[str, Any]) -> None:
+    Args:
+        stage: `train_basic` for example.
+        parameters: what the run is to show.
+        training: tells this training from all others that are under way.
+        resumed: whether the training goes on from a checkpoint; its run then goes on too.
+    """
+
+    def __init__(
+        self, stage: str, parameters: Mapping[str, Any], training: str, resumed: bool
+    ) -> None:
         self.stage, self.run_id = stage, ""
+        self.logged: set[tuple[str, int]] = set()
         self.client: MlflowClient | None = None
-        _attempt(stage, lambda: self._start(parameters))
+        _attempt(stage, lambda: self._start(parameters, training, resumed))
 
     def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Add the values of one epoch, counted from 1."""
-        self._try(lambda client: _log_metrics(client, self.run_id, values, epoch))
+        """Add the values of one epoch, counted from 1, if the run lacks them."""
+        new = {name: value for name, value in values.items() if (name, epoch) not in self.logged}
+        self._try(lambda client: _log_metrics(client, self.run_id, new, epoch))
 
     def finish(self, model: keras.Model) -> None:
         """Add the stage's outputs, which are written by now, and close the run."""
         self._try(lambda client: self._finish(client, model))
 
-    def fail(self) -> None:
-        """Close the run of a training that broke off."""
-        self._try(lambda client: client.set_terminated(self.run_id, "FAILED"))
+    def end(self, status: str) -> None:
+        """Close the run of a training that broke off: FAILED or KILLED."""
+        # Whoever interrupts a stage does not wait for a server.
+        os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+        self._try(lambda client: client.set_terminated(self.run_id, status))
 
-    def _start(self, parameters: Mapping[str, Any]) -> None:
+    def _start(self, parameters: Mapping[str, Any], training: str, resumed: bool) -> None:
         client = _connect()
-        from mlflow.entities import Param
-
-        run = client.create_run(_experiment(client), run_name=self.stage, tags=_tags(self.stage))
-        self.run_id = run.info.run_id
-        flat = [Param(name, str(value)) for name, value in _flatten(parameters)]
-        client.log_batch(self.run_id, params=flat)
+        experiment = _experiment(client)
+        tags = _tags(self.stage) | {TRAINING_TAG: training}
+        found = client.search_runs(
+            [experiment],
+            f"tags.`{TRAINING_TAG}` = '{training}'",
+            order_by=["start_time DESC"],
+            max_results=1,
+        )
+        if found and (resumed or found[0].info.status != "FINISHED"):
+            self._take_up(client, found[0].info.run_id, tags)
+        else:
+            run = client.create_run(experiment, run_name=self.stage, tags=tags)
+            self.run_id = run.info.run_id
+        _log_parameters(client, self.run_id, parameters)
         self.client = client
+
+    def _take_up(self, client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self.run_id = run_id
+        client.update_run(run_id, status="RUNNING")
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        for name in client.get_run(run_id).data.metrics:
+            history = client.get_metric_history(run_id, name)
+            self.logged |= {(name, metric.step) for metric in history}
 
     def _finish(self, client: MlflowClient, model: keras.Model) -> None:
         for quantity in ("accuracy", "loss"):
@@ -59,9 +95,20 @@ class TrainingRun:
             client.log_artifact(self.run_id, str(picture), "figures")
         for path in (layout.curves(self.stage), layout.metrics(self.stage)):
             client.log_artifact(self.run_id, str(path))
-        _log_model(self.run_id, model)
-        client.set_tag(self.run_id, MODEL_TAG, models.fingerprint(layout.model(self.stage)))
+        if not self._has_model(client):
+            _log_model(self.run_id, model)
+        client.set_tag(self.run_id, MODEL_TAG, digest(layout.model(self.stage), "md5"))
         client.set_terminated(self.run_id, "FINISHED")
+
+    def _has_model(self, client: MlflowClient) -> bool:
+        """Whether the run has a whole model; one that was only begun is removed."""
+        experiment = client.get_run(self.run_id).info.experiment_id
+        found = client.search_logged_models([experiment], f"source_run_id = '{self.run_id}'")
+        whole = [model for model in found if model.status == "READY"]
+        for model in found:
+            if model not in whole:
+                client.delete_logged_model(model.model_id)
+        return bool(whole)
 
     def _try(self, action: Callable[[MlflowClient], None]) -> None:
         client = self.client
@@ -81,7 +128,7 @@ def log_evaluation(values: Mapping[str, Mapping[str, float]]) -> None:
 def _log_evaluation(client: MlflowClient, values: Mapping[str, Mapping[str, float]]) -> None:
     experiment = _experiment(client)
     for stage, numbers in values.items():
-        fingerprint = models.fingerprint(layout.model(stage))
+        fingerprint = digest(layout.model(stage), "md5")
         runs = client.search_runs(
             [experiment], f"tags.`{MODEL_TAG}` = '{fingerprint}'", max_results=1
         )
@@ -98,10 +145,11 @@ def _attempt(stage: str, action: Callable[[], None]) -> bool:
         action()
     # Whatever a store, a server or a wrong address raises, it must not cost the stage's result.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = re.sub(r"//[^/@\s]*@", "//", reason)[:300]  # an address may hold a password
         print(
-            f"warning: {stage} is not recorded in MLflow ({reason}); its outputs are complete. To "
-            f"record it later: dvc repro --force --single-item {stage}",
+            f"warning: {stage} is not recorded in MLflow ({reason}), its outputs are. To record "
+            f"it later: dvc repro --force --single-item {stage}",
             file=sys.stderr,
         )
         return False
@@ -114,6 +162,7 @@ def _connect() -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     import mlflow
 
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what fails is told in one line here
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         mlflow.set_tracking_uri(f"sqlite:///{layout.TRACKING_STORE}")
     return mlflow.MlflowClient()
@@ -127,8 +176,8 @@ def _experiment(client: MlflowClient) -> str:
     if experiment is None:
         # A server knows where its artifacts go. MLflow's own choice for a local store is below
         # the working directory, which for an experiment in a temporary folder is gone afterwards.
-        local = client.tracking_uri.startswith("sqlite:")
-        where = layout.TRACKING_ARTIFACTS.as_uri() if local else None
+        store = client.tracking_uri.partition("sqlite:///")[2]
+        where = Path(store).absolute().with_name("mlartifacts").as_uri() if store else None
         identity = client.create_experiment(EXPERIMENT, artifact_location=where)
     else:
         identity = experiment.experiment_id
@@ -156,6 +205,13 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
         else:
             flat.append((f"{prefix}{name}", value))
     return flat
+
+
+def _log_parameters(client: MlflowClient, run_id: str, parameters: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    flat = [Param(name, str(value)) for name, value in _flatten(parameters)]
+    client.log_batch(run_id, params=flat)
 
 
 def _log_metrics(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catsdogs import figures, layout, models
+from catsdogs import checkpoints, figures, layout, models
 from catsdogs.batches import FixedBatches, TrainingBatches, dataset, read_subset
+from catsdogs.checkpoints import Checkpoint, State
 from catsdogs.files import write_csv, write_json
 from catsdogs.pixels import PixelReader
 from catsdogs.stage import UserError
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
 
     from catsdogs.augmentation import Augmentation
     from catsdogs.params import Training
+    from catsdogs.runtime import Runtime
 
+LAST_BITS = {"threads", "onednn", "cpu_isa"}
 CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
@@ -37,91 +42,179 @@ def train(
     stage: str,
     model: keras.Model,
     training: Training,
+    pinned: Runtime,
     batches: TrainingBatches,
     facts: dict[str, Any] | None = None,
+    files: Sequence[Path] = (),
 ) -> None:
-    """Fit a model and write what its stage gives away.
+    """Fit a model and write what its stage gives away, going on where a killed training stopped.
 
     Args:
         stage: `train_basic` for example.
         model: from RGB pixels, 0-255, to P(dog); not compiled.
         training: how long and how.
+        pinned: what the last bits depend on, and how often a checkpoint is written.
         batches: the training images.
         facts: what the metrics should say besides.
+        files: what the model was made from besides the split.
 
     Raises:
         UserError: the loss is no longer a number.
     """
-    import keras
-
     validation = FixedBatches(
         batches.pixels,
         read_subset(layout.VALIDATION),
         training.batch_size,
         limit=training.validation_steps * training.batch_size,
     )
+    accuracy = _compile(model, training)
+    model.summary()
+    depends_on = training.model_dump() | {"runtime": pinned.model_dump(include=LAST_BITS)}
+    inputs = (layout.PIXELS, layout.TRAIN, layout.VALIDATION, *files)
+    with checkpoints.hold(stage, depends_on, inputs) as checkpoint:
+        progress = Progress(model, accuracy, checkpoint, pinned.checkpoint_steps)
+        run = TrainingRun(stage, training.model_dump(), checkpoint.name, progress.step > 0)
+        try:
+            _fit(model, training, batches, validation, progress, run)
+            facts = {"steps": progress.step, **(facts or {})}
+            _write(stage, model, progress.history, facts)
+        except BaseException as error:
+            run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        run.finish(model)
+        checkpoint.finish()
+
+
+def _compile(model: keras.Model, training: Training) -> keras.metrics.Metric:
+    """Compile a model, its optimizer's variables made; return the metric of accuracy."""
+    import keras
+
     optimizers = {
         "adam": keras.optimizers.Adam,
         "rmsprop": keras.optimizers.RMSprop,
         "sgd": keras.optimizers.SGD,
     }
+    accuracy = keras.metrics.BinaryAccuracy(name="accuracy")
     model.compile(
         optimizer=optimizers[training.optimizer](training.learning_rate),
         loss="binary_crossentropy",
-        metrics=["accuracy"],
+        metrics=[accuracy],
     )
-    model.summary()
-    run = TrainingRun(stage, training.model_dump())
-    steps = training.epochs * training.steps_per_epoch
-    try:
-        history = model.fit(
-            dataset(batches, 0, steps, batches.image_size),
+    model.optimizer.build(model.trainable_variables)
+    return accuracy
+
+
+class Progress:
+    """How far a training has come: its steps, its epochs' values, and its variables."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        accuracy: keras.metrics.Metric,
+        checkpoint: Checkpoint,
+        every: int,
+    ) -> None:
+        self.model, self.accuracy = model, accuracy
+        self.checkpoint, self.every = checkpoint, every
+        self.step, self.history = 0, []
+        self.loaded = checkpoint.load()
+        if self.loaded:
+            self.step, self.history = self.loaded.facts["step"], self.loaded.facts["history"]
+        self.saved = self.step
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the loaded variables, if any, into the model."""
+        if self.loaded:
+            for variable, value in zip(self._variables(), self.loaded.variables, strict=True):
+                variable.assign(value)
+
+    def save(self) -> None:
+        """Write a checkpoint if enough steps have gone by since the last."""
+        if self.step - self.saved >= self.every:
+            variables = [variable.numpy() for variable in self._variables()]
+            self.checkpoint.save(State(variables, {"step": self.step, "history": self.history}))
+            self.saved = self.step
+
+    def _variables(self) -> list[keras.Variable]:
+        """Weights and the random state of dropout, the optimizer's, and the epoch's means."""
+        model, optimizer = self.model, self.model.optimizer
+        (loss,) = (metric for metric in model.metrics if metric.name == "loss")
+        return [
+            *model.variables,
+            *optimizer.variables,
+            *loss.variables,
+            *self.accuracy.variables,
+        ]
+
+
+def _fit(
+    model: keras.Model,
+    training: Training,
+    batches: TrainingBatches,
+    validation: FixedBatches,
+    progress: Progress,
+    run: TrainingRun,
+) -> None:
+    size, epoch_steps = batches.image_size, training.steps_per_epoch
+    steps = training.epochs * epoch_steps
+    if progress.step:
+        print(f"{run.stage} goes on after step {progress.step:,} of {steps:,}")
+    for epoch, values in enumerate(progress.history, 1):
+        run.log_epoch(epoch, values)
+    # Once, or twice if an interrupted epoch is to be completed first.
+    while len(progress.history) < training.epochs:
+        epoch = len(progress.history)
+        model.fit(
+            dataset(batches, progress.step, steps, size),
+            initial_epoch=epoch,
             epochs=training.epochs,
-            steps_per_epoch=training.steps_per_epoch,
-            validation_data=dataset(validation, 0, len(validation), batches.image_size),
-            callbacks=_callbacks(run),
+            steps_per_epoch=(epoch + 1) * epoch_steps - progress.step,
+            validation_data=dataset(validation, 0, len(validation), size),
+            callbacks=[_follower(progress, run, epoch_steps)],
             verbose=1 if sys.stdout.isatty() else 2,
-        ).history
-        _write(stage, model, history, {"steps": steps, **(facts or {})})
-    except BaseException:
-        run.fail()
-        raise
-    run.finish(model)
+        )
 
 
-def _callbacks(run: TrainingRun) -> list[keras.callbacks.Callback]:
+def _follower(progress: Progress, run: TrainingRun, epoch_steps: int) -> keras.callbacks.Callback:
     import keras
 
-    class StopAtNaN(keras.callbacks.Callback):
-        step = 0
+    class Follower(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            self.whole = progress.step % epoch_steps == 0
+            progress.restore()  # again, because Keras has just set the epoch's means to zero
+            progress.loaded = None
 
         def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-            self.step += 1
+            progress.step += 1
             self.check("loss", logs["loss"])
+            if progress.step % epoch_steps:  # the validation after the last belongs to the epoch
+                progress.save()
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             self.check("validation loss", logs["val_loss"])
+            progress.history.append({name: float(logs[name]) for name in CURVES})
+            self.model.reset_metrics()  # which hold the validation's means, not the next epoch's
+            progress.save()
+            run.log_epoch(epoch + 1, progress.history[-1])
+            self.model.stop_training = not self.whole
 
         def check(self, name: str, value: float) -> None:
             if not math.isfinite(value):
                 raise UserError(
-                    f"{run.stage}: the {name} is {value} at step {self.step}: "
+                    f"{run.stage}: the {name} is {value} at step {progress.step}: "
                     f"lower {run.stage}.learning_rate in params.yaml"
                 )
 
-    class LogEpoch(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            run.log_epoch(epoch + 1, {name: logs[name] for name in CURVES})
-
-    return [StopAtNaN(), LogEpoch()]
+    return Follower()
 
 
 def _write(
-    stage: str, model: keras.Model, history: dict[str, list[float]], facts: dict[str, Any]
+    stage: str, model: keras.Model, history: list[dict[str, float]], facts: dict[str, Any]
 ) -> None:
     import pandas as pd
 
-    curves = pd.DataFrame({name: history[name] for name in CURVES}).round(6)
+    curves = pd.DataFrame(history, columns=CURVES).round(6)
     curves.insert(0, "epoch", range(1, len(curves) + 1))
     write_csv(layout.curves(stage), list(curves), curves.itertuples(index=False))
     for quantity in ("accuracy", "loss"):

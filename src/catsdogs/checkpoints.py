@@ -1,0 +1,181 @@
+"""Where an interrupted training goes on: its state goes in, and comes out for the next process.
+
+A checkpoint is a folder of its own, held by one process at a time. Its name says what it belongs
+to, so that a training with other parameters, other data or other code never meets it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from catsdogs import layout
+from catsdogs.files import digest, replacing, write_text
+
+LOCK = Path("dvc.lock")
+KEPT = 3  # abandoned checkpoints of a stage
+PACKAGES = ("tensorflow", "keras", "numpy", "cv2")  # those whose computations reach the model
+
+
+class State(NamedTuple):
+    """What a training needs to go on: all its variables, and what it has to tell."""
+
+    variables: list[np.ndarray]
+    facts: dict[str, Any]
+
+
+class Checkpoint:
+    """The checkpoint of one training, as long as this process holds it."""
+
+    def __init__(self, stage: str, folder: Path) -> None:
+        self.stage, self.folder = stage, folder
+        self._state, self._done = folder / "state.npz", folder / "done"
+
+    @property
+    def name(self) -> str:
+        """Tells this training from all others that are under way."""
+        return self.folder.name
+
+    def load(self) -> State | None:
+        """Return the state that was saved last, or None."""
+        try:
+            with np.load(self._state, allow_pickle=False) as saved:
+                facts = json.loads(str(saved["facts"]))
+                return State([saved[str(i)] for i in range(len(saved.files) - 1)], facts)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+            print(f"{self._state} is damaged: the training starts anew")
+            return None
+
+    def save(self, state: State) -> None:
+        """Put a state in the place of the one before."""
+        arrays = {str(i): variable for i, variable in enumerate(state.variables)}
+        with replacing(self._state) as part:
+            np.savez(part, facts=np.array(json.dumps(state.facts)), **arrays)
+
+    def finish(self) -> None:
+        """Say that the training's outputs are all there.
+
+        Under DVC the state stays until DVC has recorded the outputs, for it takes them away from a
+        stage that it saw no end of.
+        """
+        if "DVC_STAGE" in os.environ:
+            write_text(self._done, digest(layout.model(self.stage), "md5"))
+        else:
+            self.clear()
+
+    def clear(self) -> None:
+        """Remove what was saved."""
+        for path in self.folder.iterdir():
+            path.unlink()
+
+
+@contextmanager
+def hold(
+    stage: str, parameters: Mapping[str, Any], inputs: Iterable[Path]
+) -> Iterator[Checkpoint]:
+    """Hold the checkpoint of a training, or an empty one.
+
+    Args:
+        stage: `train_basic` for example.
+        parameters: all that the training depends on besides its inputs and the code.
+        inputs: the files that it reads.
+    """
+    remove_recorded()
+    belonging = f"{stage}-{_identity(parameters, inputs)}"
+    # Two experiments may train the same model at the same time: each has a place of its own.
+    for place in count():
+        folder = layout.CHECKPOINTS / f"{belonging}-{place}"
+        with _locked(folder, create=True) as free:
+            if not free:
+                continue
+            _prune(stage, folder)
+            try:
+                yield Checkpoint(stage, folder)
+            finally:
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+            return
+
+
+def remove_recorded() -> None:
+    """Remove the checkpoints of trainings whose outputs DVC has recorded."""
+    for done in layout.CHECKPOINTS.glob("*/done"):
+        stage = done.parent.name.rsplit("-", 2)[0]
+        with _locked(done.parent) as free:
+            if free and is_recorded(stage, done.read_text()):
+                shutil.rmtree(done.parent)
+
+
+def is_recorded(stage: str, fingerprint: str) -> bool:
+    """Whether `dvc.lock` has the model of a stage, by its MD5."""
+    try:
+        lock = yaml.safe_load(LOCK.read_text(encoding="utf-8"))
+        outs = lock["stages"][stage]["outs"]
+    except (FileNotFoundError, TypeError, KeyError):
+        return False
+    model = layout.model(stage).as_posix()
+    return any(out["path"] == model and out.get("md5") == fingerprint for out in outs)
+
+
+def _identity(parameters: Mapping[str, Any], inputs: Iterable[Path]) -> str:
+    code = Path(__file__).resolve().parent.parent
+    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    files = {Path(name).resolve() for name in loaded if name}
+    sources = sorted(path for path in files if path.is_relative_to(code))
+    parts = {
+        "parameters": parameters,
+        "inputs": [digest(path, "sha256") for path in inputs],
+        "code": [(path.name, digest(path, "sha256")) for path in sources],
+        "packages": [sys.modules[name].__version__ for name in PACKAGES],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(folder: Path, create: bool = False) -> Iterator[bool]:
+    """Lock a folder; give False where another process has it or has removed it."""
+    if create:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        yield _take(opened)
+    finally:
+        os.close(opened)
+
+
+def _take(opened: int) -> bool:
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(opened).st_nlink > 0
+
+
+def _prune(stage: str, held: Path) -> None:
+    """Remove all but the newest of a stage's abandoned checkpoints."""
+    others = [path for path in layout.CHECKPOINTS.glob(f"{stage}-*") if path != held]
+    for folder in sorted(others, key=_age)[:-KEPT]:
+        with _locked(folder) as free:
+            if free:
+                shutil.rmtree(folder)
+
+
+def _age(folder: Path) -> float:
+    return folder.stat().st_mtime if folder.exists() else 0.0

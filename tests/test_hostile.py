@@ -1,0 +1,257 @@
+"""Input that is made to do harm, or is nonsense: every failure is one of ours, nothing runs."""
+
+import copy
+import io
+import re
+import stat
+import tarfile
+import zipfile
+
+import pytest
+import yaml
+from conftest import REPOSITORY, photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_archives import KAGGLE, LIMITS, pack, read
+from test_params import SECTIONS
+
+from catsdogs import models, params
+from catsdogs.archives import Limits, store
+from catsdogs.stage import UserError
+
+NAMES = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(["cat", "dogs", "..", ".", "C:", "~", "__MACOSX", "a\\b", "", "É", "E\u0301"]),
+)
+PATHS = st.builds(
+    lambda parts, ending: "/".join(parts) + ending,
+    st.lists(NAMES, min_size=1, max_size=4),
+    st.sampled_from([".jpg", ".PNG", "", "/", ".txt"]),
+)
+CONTENTS = st.one_of(st.binary(max_size=50), st.sampled_from([b"", bytes(2000), photo(1)]))
+ENTRIES = st.lists(st.tuples(PATHS, CONTENTS, st.integers(0, 7)), max_size=6)
+SPOTS = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=4)
+SMALL = Limits(file=1500, total=4000)
+
+
+def spoilt(content, spots):
+    content = bytearray(content)
+    for place, value in spots:
+        content[place % len(content)] = value
+    return bytes(content)
+
+
+def as_zip(entries):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content, kind in entries:
+            entry = zipfile.ZipInfo(name or "x")
+            entry.compress_type = zipfile.ZIP_DEFLATED if kind & 1 else zipfile.ZIP_STORED
+            entry.external_attr = (stat.S_IFLNK if kind == 7 else 0o644) << 16
+            archive.writestr(entry, content)
+    return stream.getvalue()
+
+
+def as_tar(entries):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", errors="surrogateescape") as archive:
+        for name, content, kind in entries:
+            entry = tarfile.TarInfo(name.replace("\0", ""))
+            entry.type = [tarfile.REGTYPE] * 5 + [
+                tarfile.SYMTYPE,
+                tarfile.CHRTYPE,
+                tarfile.DIRTYPE,
+            ]
+            entry.type = entry.type[kind]
+            entry.size = len(content) if entry.type == tarfile.REGTYPE else 0
+            archive.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # zipfile's, of duplicate names
+@settings(max_examples=1500, deadline=None)
+@given(pack=st.sampled_from([as_zip, as_tar]), entries=ENTRIES, spots=SPOTS)
+def test_any_archive_is_stored_or_refused(tmp_path_factory, pack, entries, spots):
+    folder = tmp_path_factory.getbasetemp()
+    source, target = folder / "fuzz.bin", folder / "fuzz-out.zip"
+    target.unlink(missing_ok=True)
+    try:
+        content = pack(entries)
+    except (UnicodeEncodeError, ValueError):  # a name that not even an attacker can pack
+        return
+    source.write_bytes(spoilt(content, spots))
+    try:
+        stored = store(source, target, SMALL)
+    except UserError as error:
+        assert str(source) in str(error)
+        assert not target.exists()
+    else:
+        files = read(target)
+        assert sum(stored.images.values()) == len(files)
+        assert all(re.match("(cat|dog)/", name) for name in files)
+        assert not any(".." in name.split("/") for name in files)
+        assert sum(map(len, files.values())) <= SMALL.total
+    assert not list(folder.glob(".part-*"))
+
+
+PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(data=st.data(), section=st.sampled_from(sorted(SECTIONS)))
+def test_any_parameters_are_read_or_refused(tmp_path_factory, data, section):
+    """A valid file in which some keys of a section are changed, are missing or are new."""
+    values = copy.deepcopy(PARAMS)
+    known = st.sampled_from(sorted(values[section])) | st.text(max_size=8) | st.integers()
+    changes = data.draw(st.dictionaries(known, VALUES, min_size=1, max_size=3))
+    values[section] |= changes
+    for key in data.draw(st.lists(known, max_size=1)):
+        values[section].pop(key, None)
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    text = yaml.safe_dump({section: values[section]}, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+    load(section, path)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    text=st.binary(max_size=200)
+    | st.text(alphabet="[]{}:-&*!|>#%@`'\"\n\t ,?=<01.e~xaN", max_size=80).map(str.encode)
+    | st.text(max_size=80).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    within=st.booleans(),
+)
+def test_any_text_is_read_or_refused(tmp_path_factory, text, within):
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_bytes(b"compare: " + text if within else text)
+    load("compare", path)
+
+
+def load(section, path):
+    try:
+        params.load(section, SECTIONS[section], path)
+    except UserError as error:
+        assert str(path) in str(error)
+        assert len(str(error)) < 2000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "!!python/object/apply:os.system ['touch /tmp/catsdogs-was-here']",
+        "compare: !!python/name:os.system",
+        "a: &a [x, x, x, x, x, x, x, x]\n"
+        + "".join(
+            f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n"
+            for a, b in zip("abcdefg", "bcdefgh", strict=True)
+        ),
+        "compare: {significance: &a [*a]}",
+    ],
+)
+def test_yaml_that_is_made_to_do_harm(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        params.load("compare", SECTIONS["compare"], path)
+    assert len(str(error.value)) < 1000
+
+
+def test_yaml_is_loaded_safely_everywhere():
+    for path in (REPOSITORY / "src").rglob("*.py"):
+        assert set(re.findall(r"yaml\.(\w*load\w*)", path.read_text())) <= {"safe_load"}, path
+
+
+def test_names_in_other_alphabets(tmp_path):
+    names = ["Cat/кошка.jpg", "Cat/猫.jpg", "Dog/Hündchen 1.jpg", "Dog/كلب.jpg", "Dog/🐶.jpg"]
+    for kind in ("a.zip", "a.tar"):
+        stored = store(
+            pack(tmp_path / kind, dict.fromkeys(names, b"1")), tmp_path / "o.zip", LIMITS
+        )
+        assert stored.images == {"cat": 2, "dog": 3}
+        assert {f"{name.lower()[:4]}{name[4:]}" for name in names} == set(read(tmp_path / "o.zip"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Cat/1.jpg", "Cat/1.jpg"),
+        ("Cat/1.jpg", "cat/1.jpg"),
+        ("Cat/1.jpg", "cats/./1.jpg"),
+        ("Cat/1.jpg", "Cat//1.jpg"),
+        ("Cat/1.jpg", "Cat\\1.jpg"),
+        ("Cat/\u00e9.jpg", "Cat/e\u0301.jpg"),
+    ],
+)
+def test_names_that_collide(tmp_path, one, other):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in (one, other, "Dog/1.jpg"):
+            archive.writestr(name, name)
+    with pytest.raises(UserError, match="would both be cat/"):
+        store(tmp_path / "a.zip", tmp_path / "out.zip", LIMITS)
+
+
+def test_a_link_in_a_zip(tmp_path):
+    source = pack(tmp_path / "a.zip", KAGGLE)
+    with zipfile.ZipFile(source, "a") as archive:
+        entry = zipfile.ZipInfo("train/cat.9.jpg")
+        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(entry, "/etc/passwd")
+    with pytest.raises(UserError, match=r"'train/cat\.9\.jpg' is a link or a device"):
+        store(source, tmp_path / "out.zip", LIMITS)
+
+
+def test_bombs(tmp_path):
+    """A kilobyte that would become gigabytes: the bound holds before it is unpacked."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat.1.jpg", bytes(50_000_000))
+        archive.writestr("dog.1.jpg", b"1")
+    with pytest.raises(UserError, match=r"cat.1.jpg has 50,000,000 bytes, .*data.max_file_mb"):
+        store(tmp_path / "a.zip", tmp_path / "out.zip", LIMITS)
+    # One that lies about its size is read no further than what it claims.
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    for place in (content.find(b"PK\x03\x04") + 22, content.find(b"PK\x01\x02") + 24):
+        content[place : place + 4] = (1000).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged"):
+        store(tmp_path / "a.zip", tmp_path / "out.zip", LIMITS)
+    # A tar's header may claim to be as large as the archive.
+    with tarfile.open(tmp_path / "c.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("cat.1.jpg"))
+        entry = tarfile.TarInfo("dog.1.jpg")
+        entry.pax_headers = {"comment": "x" * 5_000_000}
+        archive.addfile(entry)
+    with pytest.raises(UserError, match="a header of 5,000,"):
+        store(tmp_path / "c.tar.gz", tmp_path / "out.zip", LIMITS)
+    assert not (tmp_path / "out.zip").exists()
+
+
+def test_a_hundred_thousand_entries(tmp_path):
+    names = [f"train/{kind}.{number}.jpg" for kind in ("cat", "dog") for number in range(50_000)]
+    stored = store(
+        pack(tmp_path / "a.zip", dict.fromkeys(names, b"1")), tmp_path / "out.zip", LIMITS
+    )
+    assert stored.images == {"cat": 50_000, "dog": 50_000}
+
+
+@pytest.mark.parametrize("name", ["a.keras", "a.h5"])
+def test_a_model_file_runs_no_code(tensorflow, tmp_path, name):
+    import keras
+
+    trace = tmp_path / "was here"
+    harm = eval(f"lambda x: (open({str(trace)!r}, 'w').close(), x)[1]")
+    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(harm)]).save(tmp_path / name)
+    trace.unlink(missing_ok=True)
+    with pytest.raises(UserError, match="is not a model that Keras can load"):
+        models.load(tmp_path / name)
+    assert not trace.exists()
+
+
+def test_the_user_interface_listens_on_this_machine_alone():
+    (command,) = re.findall(r"mlflow. ui (.*)", (REPOSITORY / "Makefile").read_text())
+    assert "--host 127.0.0.1" in command

@@ -1,0 +1,236 @@
+"""A training that is killed, wherever, goes on, and ends with the bytes of one that was not."""
+
+import hashlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from catsdogs import checkpoints, layout
+from catsdogs.checkpoints import State, hold
+
+pytestmark = pytest.mark.slow
+
+# Runs a stage that dies, as if by a power cut, when it has written a file but not yet renamed it.
+KILLER = """
+import os, runpy, signal, sys
+stage, last = sys.argv[1], int(sys.argv[2])
+written = 0
+
+def fsync(file, sync=os.fsync):
+    global written
+    written += 1
+    if written == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(file)
+
+os.fsync = fsync
+sys.path[0] = "src"
+runpy.run_path(f"src/{stage}.py", run_name="__main__")
+"""
+
+
+def outputs(checkout, stage):
+    names = [f"models/{stage}.keras", f"plots/{stage}.csv", f"metrics/{stage}.json"]
+    names += [f"plots/{stage}_accuracy.png", f"plots/{stage}_loss.png"]
+    return {name: (checkout.path / name).read_bytes() for name in names}
+
+
+def remove_outputs(checkout, stage):
+    """What DVC does before it runs a stage."""
+    for name in outputs(checkout, stage):
+        (checkout.path / name).unlink()
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """A checkout in which only the trainings are to be done, and what they make undisturbed."""
+    copied = made.copy(tmp_path / "copy")
+    stages = ("train_basic", "train_inception")
+    copied.unbroken = {stage: outputs(copied, stage) for stage in stages}
+    for stage in stages:
+        remove_outputs(copied, stage)
+    (copied.path / "models/train_augmented.keras").unlink()
+    (copied.path / "mlflow.db").unlink()
+    return copied
+
+
+def killed(checkout, stage, write):
+    """Run a stage that dies at its so-manyeth write; return what it said, or None if it ended."""
+    result = checkout.run(sys.executable, "-c", KILLER, stage, str(write), check=False)
+    assert result.returncode in (0, -signal.SIGKILL), result.stderr
+    return result.stdout if result.returncode else None
+
+
+def saved(checkout):
+    return sorted((checkout.path / ".cache" / "checkpoints").glob("*/state.npz"))
+
+
+def query(checkout, statement):
+    with sqlite3.connect(checkout.path / "mlflow.db") as store:
+        return store.execute(statement).fetchall()
+
+
+def test_death_at_a_checkpoint_and_at_every_kind_of_output(copy):
+    """Of a training with dropout: three times on the way, then over what it writes at its end."""
+    stage, reached = "train_inception", [0, 2, 4, 6, 6, 6, 6, 6]
+    for step, write in zip(reached, (3, 3, 3, 1, 2, 4, 5, 6), strict=True):
+        said = killed(copy, stage, write)
+        assert said is not None
+        assert (f"goes on after step {step} of 6" in said) is (step > 0)
+        assert not (copy.path / f"models/{stage}.keras").exists()
+    copy.script(stage)
+    assert outputs(copy, stage) == copy.unbroken[stage]
+    assert saved(copy) == []
+    assert not list(copy.path.rglob(".part-*"))
+
+
+def test_one_run_in_mlflow_and_no_step_twice(copy):
+    stage = "train_basic"
+    for _ in range(4):
+        killed(copy, stage, 2)
+    copy.script(stage)
+    assert outputs(copy, stage) == copy.unbroken[stage]
+    assert query(copy, "select name, status from runs") == [(stage, "FINISHED")]
+    assert query(copy, "select count(*) from logged_models") == [(1,)]
+    steps = query(copy, "select key, step from metrics where key not like 'system%'")
+    wanted = ("loss", "accuracy", "val_loss", "val_accuracy")
+    assert sorted(steps) == sorted((key, step) for key in wanted for step in (1, 2))
+
+
+@pytest.mark.parametrize("change", ["parameters", "data", "code"])
+def test_a_checkpoint_of_something_else_is_not_taken_up(copy, change):
+    assert killed(copy, "train_basic", 4)
+    if change == "parameters":
+        copy.change_params({"train_basic": {"learning_rate": 0.002}})
+    elif change == "data":
+        lines = (copy.path / "data/split/train.csv").read_text().splitlines()
+        lines[1], lines[2] = lines[2], lines[1]
+        (copy.path / "data/split/train.csv").write_text("\n".join(lines) + "\n")
+    else:
+        with (copy.path / "src/catsdogs/networks.py").open("a") as file:
+            file.write("# changed\n")
+    assert "goes on" not in copy.script("train_basic").stdout
+    assert (outputs(copy, "train_basic") == copy.unbroken["train_basic"]) is (change == "code")
+    assert len(saved(copy)) == 1, "the other's, for whoever goes back to it"
+
+
+def test_how_often_checkpoints_are_written_does_not_part_them(copy):
+    assert killed(copy, "train_basic", 4)
+    copy.change_params({"runtime": {"checkpoint_steps": 2}})
+    assert "goes on after step 3 of 6" in copy.script("train_basic").stdout
+    assert outputs(copy, "train_basic") == copy.unbroken["train_basic"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped"])
+def test_a_damaged_checkpoint(copy, damage):
+    assert killed(copy, "train_basic", 4)
+    (path,) = saved(copy)
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+    path.write_bytes({"cut": content[:middle], "empty": b"", "flipped": flipped}[damage])
+    result = copy.script("train_basic")
+    assert "is damaged: the training starts anew" in result.stdout
+    assert outputs(copy, "train_basic") == copy.unbroken["train_basic"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_is_quick_and_one_line(copy, number):
+    longer = {"train_basic": {"epochs": 500}}
+    copy.change_params(longer)
+    process = subprocess.Popen(
+        [sys.executable, "-u", "src/train_basic.py"],
+        cwd=copy.path,
+        env=copy.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("Epoch 3/"):
+            break
+    process.send_signal(number)
+    start = time.monotonic()
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 128 + number
+    assert errors.splitlines()[-1] == "interrupted: `dvc repro` goes on from here"
+    assert "Traceback" not in errors
+    assert query(copy, "select name, status from runs") == [("train_basic", "KILLED")]
+    assert not list((copy.path / "models").iterdir())
+    assert len(saved(copy)) == 1
+
+
+def test_what_dvc_has_not_recorded_is_not_trained_again(copy):
+    """Killed after its end, but before DVC has hashed the outputs and written dvc.lock."""
+    (copy.path / "dvc.lock").unlink(missing_ok=True)
+    under_dvc = ["env", "DVC_STAGE=train_basic", f"DVC_ROOT={copy.path}"]
+    command = [*under_dvc, sys.executable, "src/train_basic.py"]
+    copy.run(*command)
+    remove_outputs(copy, "train_basic")
+    assert "goes on after step 6 of 6" in copy.run(*command).stdout
+    assert outputs(copy, "train_basic") == copy.unbroken["train_basic"]
+    assert query(copy, "select name, status from runs") == [("train_basic", "FINISHED")]
+    assert query(copy, "select count(*) from logged_models") == [(1,)]
+
+    copy.run("dvc", "commit", "--force", "train_basic")
+    remove_outputs(copy, "train_basic")
+    assert "goes on" not in copy.run(*command).stdout, "a forced rebuild rebuilds"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "CHECKPOINTS", tmp_path / "checkpoints")
+    monkeypatch.setattr(checkpoints, "PACKAGES", ("numpy",))
+    return tmp_path / "checkpoints"
+
+
+def test_two_equal_trainings_at_once_keep_apart(place):
+    with hold("train_basic", {"seed": 1}, []) as one, hold("train_basic", {"seed": 1}, []) as two:
+        assert one.name != two.name
+        one.save(State([np.arange(3)], {"step": 1}))
+        assert two.load() is None
+    with hold("train_basic", {"seed": 1}, []) as again:
+        state = again.load()
+        assert (again.name, state.facts) == (one.name, {"step": 1})
+        np.testing.assert_array_equal(state.variables[0], np.arange(3))
+        again.clear()
+    assert list(place.iterdir()) == []
+
+
+def test_abandoned_checkpoints_do_not_pile_up(place):
+    for seed in range(8):
+        with hold("train_basic", {"seed": seed}, []) as checkpoint:
+            checkpoint.save(State([np.zeros(1)], {}))
+            os.utime(checkpoint.folder, (seed, seed))
+    with hold("train_basic", {"seed": 99}, []), hold("train_inception", {"seed": 0}, []):
+        pass
+    assert sorted(int(path.stat().st_mtime) for path in place.iterdir()) == [5, 6, 7]
+
+
+def test_a_recorded_checkpoint_goes(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_STAGE", "train_basic")
+    Path("models").mkdir()
+    Path("models/train_basic.keras").write_bytes(b"model")
+    with hold("train_basic", {}, []) as checkpoint:
+        checkpoint.save(State([np.zeros(1)], {}))
+        checkpoint.finish()
+    checkpoints.remove_recorded()
+    assert len(list(place.iterdir())) == 1
+    outs = [{"path": "models/train_basic.keras", "md5": "0" * 32}]
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"train_basic": {"outs": outs}}}))
+    checkpoints.remove_recorded()
+    assert len(list(place.iterdir())) == 1, "another model of that stage"
+    outs[0]["md5"] = hashlib.md5(b"model").hexdigest()
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"train_basic": {"outs": outs}}}))
+    checkpoints.remove_recorded()
+    assert list(place.iterdir()) == []
