@@ -207,6 +207,10 @@ def test_an_experiment_in_a_temporary_folder(rebuilt):
     assert "evaluate/accuracy" in {name for name, _, _ in new["metrics"]}
     assert not list((rebuilt.path / ".dvc" / "tmp").rglob("mlflow.db"))
 
+    again = rebuilt.run("dvc", "exp", "run", "--temp", "--name", "again", "--set-param", change)
+    for stage in ("train_inception", "evaluate"):
+        assert f"Stage '{stage}' is cached - skipping run" in again.stdout
+
     params = json.loads(rebuilt.run("dvc", "params", "diff", "HEAD", "dropout", "--json").stdout)
     (name,), (change,) = params["params.yaml"].keys(), params["params.yaml"].values()
     assert (name, change["old"], change["new"]) == ("train_inception.dropout", 0.2, 0.5)
