@@ -1,3 +1,4 @@
+import time
 import zipfile
 
 import pytest
@@ -72,6 +73,52 @@ def test_busy_servers_are_asked_again(server, tmp_path):
     server.files["/a.zip"] = CONTENT
     server.answers = [status(429), status(500), status(503)]
     assert fetch(Remote(f"{server.url}/a.zip"), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_server_that_hangs_is_asked_again(server, tmp_path, monkeypatch):
+    """Once before it answers, and once in the middle of the file."""
+    monkeypatch.setattr(downloads, "TIMEOUT", (1, 0.3))
+    server.files["/a.zip"] = CONTENT
+
+    def stalls(request):
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(CONTENT)))
+        request.send_header("ETag", '"v1"')
+        request.end_headers()
+        request.wfile.write(CONTENT[:300_000])
+        request.wfile.flush()
+        time.sleep(1)
+
+    server.answers = [lambda _: time.sleep(1), stalls]
+    assert fetch(Remote(f"{server.url}/a.zip"), tmp_path).read_bytes() == CONTENT
+    assert int(server.requests[2][2]["Range"].removeprefix("bytes=").rstrip("-")) > 200_000
+
+
+def test_a_wrong_length_is_noticed(server, tmp_path):
+    """Too long a promise is a broken connection; too short a one gives other bytes."""
+
+    def promises(length):
+        def answer(request):
+            request.send_response(200)
+            request.send_header("Content-Length", str(length))
+            request.end_headers()
+            request.wfile.write(CONTENT[:length])
+
+        return answer
+
+    server.files["/a.zip"] = CONTENT
+    server.answers = [promises(len(CONTENT) + 1)]
+    assert fetch(Remote(f"{server.url}/a.zip"), tmp_path).read_bytes() == CONTENT
+    server.answers = [promises(1000)]
+    with pytest.raises(UserError, match="is not the file that is expected"):
+        fetch(Remote(f"{server.url}/a.zip?other", digest_of(CONTENT)), tmp_path)
+
+
+def test_an_address_with_a_password_is_refused(server, tmp_path):
+    address = server.url.replace("//", "//somebody:secret@")
+    with pytest.raises(UserError, match=r"~/\.netrc") as error:
+        fetch(Remote(f"{address}/a.zip"), tmp_path)
+    assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize("code", [403, 404])
