@@ -184,10 +184,15 @@ def test_a_second_repro_does_nothing(rebuilt):
     assert "up to date" in result.stdout
 
 
-def test_a_forced_rebuild_changes_no_byte(rebuilt):
+def test_a_forced_rebuild_elsewhere_changes_no_byte(rebuilt, tmp_path):
+    """On one core, in another time zone, under another home and locale."""
     before = (rebuilt.path / "dvc.lock").read_bytes()
-    stages = ("train_basic", "train_inception", "evaluate")
-    rebuilt.run("dvc", "repro", "--force", "--single-item", *stages)
+    elsewhere = ["env", "TZ=Asia/Kathmandu", "LC_ALL=C", f"HOME={tmp_path}"]
+    one_core = ["taskset", "--cpu-list", "0"] if shutil.which("taskset") else []
+    stages = ("split", "train_basic", "train_inception", "evaluate")
+    rebuild = ["dvc", "repro", "--force", "--single-item", *stages]
+    result = rebuilt.run(*elsewhere, *one_core, *rebuild)
+    assert result.stdout.count("Running stage") == len(stages)
     assert (rebuilt.path / "dvc.lock").read_bytes() == before
     assert rebuilt.git("status", "--porcelain") == ""
 
