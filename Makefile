@@ -39,5 +39,5 @@ requirements:  ## pin requirements.txt anew from requirements.in (needs uv)
 	uv pip compile --quiet --upgrade --universal --python-version 3.10 \
 		--fork-strategy fewest requirements.in --output-file requirements.txt
 
-clean:  ## remove the environment, the downloads and the tools' caches
+clean:  ## remove the environment, downloads, checkpoints and the tools' caches
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache dvc_plots

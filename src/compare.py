@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
-from pydantic import Field
-
 from catsdogs import figures, layout, params, stage
 from catsdogs.files import write_csv, write_json, write_text
 from catsdogs.significance import mcnemar_tests
+
+import pandas as pd
+from pydantic import Field
 
 # Validation accuracy and loss after the last epoch, as the original notebook printed them.
 NOTEBOOK = {

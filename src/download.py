@@ -7,14 +7,14 @@ Out: `data/raw/images.zip`, the images' bytes as they came; `metrics/download.js
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
-
 from catsdogs import archives, downloads, drawing, layout, params, stage, weights
 from catsdogs.archives import Limits, Stored
 from catsdogs.downloads import Remote
 from catsdogs.files import digest, write_json, write_zip
 from catsdogs.layout import CLASSES
 from catsdogs.stage import UserError
+
+from pydantic import Field
 
 MICROSOFT = Remote(
     "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import pandas as pd
-from pydantic import Field
-
 from catsdogs import checkpoints, figures, layout, models, params, runtime, scores, stage, tracking
 from catsdogs.batches import FixedBatches, Subset, dataset, read_subset
 from catsdogs.files import write_csv, write_json
 from catsdogs.layout import CLASSES
 from catsdogs.pixels import PixelReader
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
 
 if TYPE_CHECKING:
     import keras

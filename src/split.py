@@ -12,15 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-import numpy as np
-from pydantic import Field
-
 from catsdogs import layout, params, stage
 from catsdogs.files import replacing, write_csv, write_json
 from catsdogs.images import decode_archive
 from catsdogs.layout import CLASSES
 from catsdogs.pixels import PixelWriter
 from catsdogs.stage import UserError
+
+import numpy as np
+from pydantic import Field
 
 
 class Split(params.Section):

@@ -10,12 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
-
 from catsdogs import params, runtime, stage, training, weights
 from catsdogs.augmentation import Augmentation
 from catsdogs.batches import TrainingBatches
 from catsdogs.stage import UserError
+
+from pydantic import Field
 
 if TYPE_CHECKING:
     import keras

@@ -2,12 +2,12 @@ import io
 import tarfile
 import zipfile
 
+from catsdogs.archives import Limits, place, store
+from catsdogs.stage import UserError
+
 import numpy as np
 import pytest
 from conftest import photo
-
-from catsdogs.archives import Limits, place, store
-from catsdogs.stage import UserError
 
 LIMITS = Limits(file=10**6, total=10**7)
 KAGGLE = {"train/cat.0.jpg": photo(0), "train/dog.0.jpg": photo(1), "train/cat.1.jpg": photo(2)}

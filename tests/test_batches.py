@@ -1,9 +1,9 @@
-import numpy as np
-import pytest
-
 from catsdogs.augmentation import Augmentation, augment, matrices
 from catsdogs.batches import FixedBatches, Subset, TrainingBatches
 from catsdogs.pixels import PixelReader, PixelWriter
+
+import numpy as np
+import pytest
 
 OFF = Augmentation(
     width_shift=0,

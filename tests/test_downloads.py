@@ -1,13 +1,13 @@
 import time
 import zipfile
 
-import pytest
-from conftest import STAND_IN_WEIGHTS, Server, photo
-
 import download
 from catsdogs import downloads, weights
 from catsdogs.downloads import Remote, fetch
 from catsdogs.stage import UserError
+
+import pytest
+from conftest import STAND_IN_WEIGHTS, Server, photo
 
 CONTENT = bytes(range(256)) * 5000
 

@@ -223,8 +223,9 @@ def test_a_server_in_trouble(copy, mlflow_server, server, fault):
     assert changed == []
 
 
-def test_no_password_reaches_the_output(copy):
-    errors = train(copy, "http://somebody:secret@127.0.0.1:9")
+@pytest.mark.parametrize("password", ["secret", "sec@secret"])
+def test_no_password_reaches_the_output(copy, password):
+    errors = train(copy, f"http://somebody:{password}@127.0.0.1:9")
     assert WARNING in errors
     assert "secret" not in errors
 

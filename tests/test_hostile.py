@@ -7,6 +7,10 @@ import stat
 import tarfile
 import zipfile
 
+from catsdogs import models, params
+from catsdogs.archives import Limits, store
+from catsdogs.stage import UserError
+
 import pytest
 import yaml
 from conftest import REPOSITORY, photo
@@ -14,10 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_archives import KAGGLE, LIMITS, pack, read
 from test_params import SECTIONS
-
-from catsdogs import models, params
-from catsdogs.archives import Limits, store
-from catsdogs.stage import UserError
 
 NAMES = st.one_of(
     st.text(max_size=30),
@@ -102,7 +102,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(data=st.data(), section=st.sampled_from(sorted(SECTIONS)))
 def test_any_parameters_are_read_or_refused(tmp_path_factory, data, section):
     """A valid file in which some keys of a section are changed, are missing or are new."""
@@ -118,7 +118,7 @@ def test_any_parameters_are_read_or_refused(tmp_path_factory, data, section):
     load(section, path)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(
     text=st.binary(max_size=200)
     | st.text(alphabet="[]{}:-&*!|>#%@`'\"\n\t ,?=<01.e~xaN", max_size=80).map(str.encode)

@@ -2,13 +2,13 @@ import struct
 import zlib
 from io import BytesIO
 
+from catsdogs.images import UnusableImage, decode
+from catsdogs.pixels import PixelReader, PixelWriter
+
 import numpy as np
 import pytest
 from conftest import photo
 from PIL import Image
-
-from catsdogs.images import UnusableImage, decode
-from catsdogs.pixels import PixelReader, PixelWriter
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 

@@ -3,14 +3,14 @@ import sys
 import time
 import zipfile
 
-import numpy as np
-import pytest
-from conftest import REPOSITORY, STAND_IN_WEIGHTS
-
 import train_inception
 from catsdogs import models, networks
 from catsdogs.gradcam import heat
 from catsdogs.stage import UserError
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, STAND_IN_WEIGHTS
 
 SETTINGS = train_inception.TrainInception.model_construct(dense=[1024], dropout=0.2)
 

@@ -1,7 +1,3 @@
-import pytest
-import yaml
-from conftest import REPOSITORY, merge
-
 import download
 import evaluate
 import split
@@ -12,6 +8,10 @@ from catsdogs import params
 from catsdogs.runtime import Runtime
 from catsdogs.stage import UserError
 from compare import Compare
+
+import pytest
+import yaml
+from conftest import REPOSITORY, merge
 
 SECTIONS = {
     "data": download.Data,

@@ -1,9 +1,9 @@
+import compare
+from catsdogs import scores, significance
+
 import numpy as np
 import pandas as pd
 import pytest
-
-import compare
-from catsdogs import scores, significance
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 1, 0])
 PROBABILITIES = np.array([0.1, 0.4, 0.6, 0.9, 0.8, 0.3, 0.5, 0.2])

@@ -1,13 +1,13 @@
 import json
 import zipfile
 
-import pytest
-import yaml
-from conftest import REPOSITORY, photo
-
 import split
 from catsdogs.files import read_csv, write_zip
 from catsdogs.stage import UserError
+
+import pytest
+import yaml
+from conftest import REPOSITORY, photo
 
 
 @pytest.fixture
@@ -130,9 +130,9 @@ def test_too_few_images_are_one_line(run_split, tmp_path):
 
 
 def test_rows_point_at_the_pixels(run_split, tmp_path):
-    import numpy as np
-
     from catsdogs.images import decode
+
+    import numpy as np
 
     tables, _ = run_split(pictures(10), train=8, validation=4)
     pixels = np.load(tmp_path / "data/split/images.npy")

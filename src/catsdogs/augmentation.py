@@ -5,11 +5,11 @@ The transformations are those of Keras' `ImageDataGenerator`, as one affine warp
 
 from typing import Annotated, Literal
 
+from catsdogs.params import Real, Section, Share
+
 import cv2
 import numpy as np
 from pydantic import Field
-
-from catsdogs.params import Real, Section, Share
 
 BORDERS = {
     "nearest": cv2.BORDER_REPLICATE,

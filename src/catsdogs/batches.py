@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from catsdogs.augmentation import Augmentation, augment
 from catsdogs.files import read_csv
 from catsdogs.pixels import PixelReader
+
+import numpy as np
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -4,24 +4,26 @@ A checkpoint is a folder of its own, held by one process at a time. Its name say
 to, so that a training with other parameters, other data or other code never meets it.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
+import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import yaml
-
 from catsdogs import layout
 from catsdogs.files import digest, replacing, write_text
+
+import numpy as np
+import yaml
 
 LOCK = Path("dvc.lock")
 KEPT = 3  # abandoned checkpoints of a stage
@@ -44,18 +46,31 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Tells this training from all others that are under way."""
-        return self.folder.name
+        """Tells this training from all others, anywhere; it lives through kills."""
+        named = self.folder / "name"
+        if not named.exists():
+            write_text(named, uuid.uuid4().hex)
+        return named.read_text()
 
     def load(self) -> State | None:
         """Return the state that was saved last, or None."""
         try:
             with np.load(self._state, allow_pickle=False) as saved:
-                facts = json.loads(str(saved["facts"]))
-                return State([saved[str(i)] for i in range(len(saved.files) - 1)], facts)
+                count, facts = json.loads(str(saved["facts"]))
+                return State([saved[str(i)] for i in range(count)], facts)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+        except (
+            ValueError,
+            KeyError,
+            EOFError,
+            RuntimeError,
+            OSError,
+            zipfile.BadZipFile,
+        ) as error:
+            # Damage shows as a place in the file that cannot be, too.
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
             print(f"{self._state} is damaged: the training starts anew")
             return None
 
@@ -63,7 +78,7 @@ class Checkpoint:
         """Put a state in the place of the one before."""
         arrays = {str(i): variable for i, variable in enumerate(state.variables)}
         with replacing(self._state) as part:
-            np.savez(part, facts=np.array(json.dumps(state.facts)), **arrays)
+            np.savez(part, facts=np.array(json.dumps([len(arrays), state.facts])), **arrays)
 
     def finish(self) -> None:
         """Say that the training's outputs are all there.
@@ -72,9 +87,14 @@ class Checkpoint:
         stage that it saw no end of.
         """
         if "DVC_STAGE" in os.environ:
-            write_text(self._done, digest(layout.model(self.stage), "md5"))
+            model = digest(layout.model(self.stage), "md5")
+            write_text(self._done, json.dumps([_experiment(), model]))
         else:
             self.clear()
+
+    def is_of_another_experiment(self) -> bool:
+        """Whether a training ended here whose outputs are another experiment's to record."""
+        return self._done.exists() and json.loads(self._done.read_text())[0] != _experiment()
 
     def clear(self) -> None:
         """Remove what was saved."""
@@ -96,14 +116,18 @@ def hold(
     remove_recorded()
     belonging = f"{stage}-{_identity(parameters, inputs)}"
     # Two experiments may train the same model at the same time: each has a place of its own.
-    for place in count():
-        folder = layout.CHECKPOINTS / f"{belonging}-{place}"
+    abandoned = sorted(layout.CHECKPOINTS.glob(f"{belonging}-*"), key=_is_empty)
+    new = (layout.CHECKPOINTS / f"{belonging}-{place}" for place in count())
+    for folder in chain(abandoned, new):
         with _locked(folder, create=True) as free:
             if not free:
                 continue
             _prune(stage, folder)
+            checkpoint = Checkpoint(stage, folder)
+            if checkpoint.is_of_another_experiment():
+                checkpoint.clear()
             try:
-                yield Checkpoint(stage, folder)
+                yield checkpoint
             finally:
                 if not any(folder.iterdir()):
                     folder.rmdir()
@@ -115,19 +139,27 @@ def remove_recorded() -> None:
     for done in layout.CHECKPOINTS.glob("*/done"):
         stage = done.parent.name.rsplit("-", 2)[0]
         with _locked(done.parent) as free:
-            if free and is_recorded(stage, done.read_text()):
+            if free and is_recorded(stage, json.loads(done.read_text())[1]):
                 shutil.rmtree(done.parent)
 
 
 def is_recorded(stage: str, fingerprint: str) -> bool:
     """Whether `dvc.lock` has the model of a stage, by its MD5."""
+    model = layout.model(stage).as_posix()
     try:
         lock = yaml.safe_load(LOCK.read_text(encoding="utf-8"))
-        outs = lock["stages"][stage]["outs"]
-    except (FileNotFoundError, TypeError, KeyError):
+        outs = {out["path"]: out["md5"] for out in lock["stages"][stage]["outs"]}
+    except (FileNotFoundError, yaml.YAMLError, TypeError, KeyError):
         return False
-    model = layout.model(stage).as_posix()
-    return any(out["path"] == model and out.get("md5") == fingerprint for out in outs)
+    return outs.get(model) == fingerprint
+
+
+def _experiment() -> str:
+    return os.environ.get("DVC_EXP_NAME", "")
+
+
+def _is_empty(folder: Path) -> bool:
+    return not (folder / "state.npz").exists()
 
 
 def _identity(parameters: Mapping[str, Any], inputs: Iterable[Path]) -> str:

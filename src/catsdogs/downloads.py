@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import requests
-from tqdm import tqdm
-
 from catsdogs.files import digest
 from catsdogs.layout import DOWNLOADS
 from catsdogs.stage import UserError
+
+import requests
+from tqdm import tqdm
 
 TIMEOUT = (10, 60)  # seconds to connect, and between two chunks
 CHUNK = 1 << 16  # bytes; what a broken connection can lose

@@ -12,6 +12,8 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 
+from catsdogs.stage import Interrupted, UserError, begin_worker
+
 import numpy as np
 from PIL import (
     Image,
@@ -21,8 +23,6 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 from tqdm import tqdm
-
-from catsdogs.stage import Interrupted, UserError, begin_worker
 
 CHUNK = 64  # images that a process decodes before it hands them over
 # Pillow's other readers are seldom used, and one of them starts another program (EPS).

@@ -19,7 +19,7 @@ COMPARISON = Path("metrics/compare.md")
 # that stays. What is not a stage's output belongs there.
 ROOT = Path(os.environ.get("DVC_ROOT", ".")).absolute()
 DOWNLOADS = ROOT / ".cache" / "downloads"
-CHECKPOINTS = Path(os.environ.get("CATSDOGS_CHECKPOINTS", ROOT / ".cache" / "checkpoints"))
+CHECKPOINTS = Path(os.environ.get("CATSDOGS_CHECKPOINTS") or ROOT / ".cache" / "checkpoints")
 TRACKING_STORE = ROOT / "mlflow.db"
 
 

@@ -9,10 +9,10 @@ import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from catsdogs.stage import UserError
+
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-
-from catsdogs.stage import UserError
 
 PARAMS = Path("params.yaml")
 SECTIONS = (

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
-
 from catsdogs import params
 from catsdogs.params import Count, Real, Section, Training, Whole
+
+from pydantic import Field
 
 
 class Runtime(Section):

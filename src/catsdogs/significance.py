@@ -3,10 +3,10 @@
 from itertools import combinations
 from typing import Any
 
+from catsdogs import layout
+
 import pandas as pd
 from scipy.stats import binomtest
-
-from catsdogs import layout
 
 
 def mcnemar_tests(predictions: pd.DataFrame, significance: float) -> dict[str, dict[str, Any]]:

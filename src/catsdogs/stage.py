@@ -26,35 +26,27 @@ class Interrupted(KeyboardInterrupt):
     """The user, or whoever ends the machine's processes, wants the stage to stop."""
 
 
+_received: list[int] = []
+
+
 def run(main: Callable[[], None], advice: str = "`dvc repro` goes on from here") -> None:
     """Run a stage; end the process with one line on stderr if something stops it.
+
+    The status is 1 if the user must act, also where the operating system refuses something (no
+    space, no permission), and 128 plus the signal's number after an interruption.
 
     Args:
         main: the stage.
         advice: what to do after an interruption.
-
-    The status is 1 if the user must act, also where the operating system refuses something (no
-    space, no permission), and 128 plus the signal's number after an interruption.
     """
-    received: list[int] = []
-
-    def interrupt(number: int, _: FrameType | None) -> NoReturn:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)  # the first is being obeyed
-        received.append(number)
-        raise Interrupted
-
-    for each in SIGNALS:
-        signal.signal(each, interrupt)
-    if "DVC_STAGE" in os.environ:
-        end_with_parent()
+    mind_interruptions()
     try:
         main()
     except BaseException as error:
-        if received:
+        if _received:
             sys.stdout.flush()
             print(f"interrupted: {advice}", file=sys.stderr, flush=True)
-            os._exit(128 + received[0])  # waiting for no thread
+            os._exit(128 + _received[0])  # waiting for no thread
         if isinstance(error, UserError):
             sys.exit(f"error: {error}")
         if isinstance(error, OSError):
@@ -62,6 +54,31 @@ def run(main: Callable[[], None], advice: str = "`dvc repro` goes on from here")
             room = ": make room and run again" if error.errno in NO_ROOM else ""
             sys.exit(f"error: {where}{error.strerror or error}{room}")
         raise
+
+
+def begin() -> None:
+    """Begin a stage that DVC runs: until `run`, an interruption finds only packages that load."""
+    end_with_parent()
+    for each in SIGNALS:
+        signal.signal(each, _leave)
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    print("interrupted: nothing was begun", file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+
+def mind_interruptions() -> None:
+    """Raise `Interrupted` at the first signal to stop, and end the process at the second."""
+    for each in SIGNALS:
+        signal.signal(each, _interrupt)
+
+
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    if _received:
+        os._exit(128 + number)
+    _received.append(number)
+    raise Interrupted
 
 
 def end_with_parent() -> None:
@@ -75,7 +92,10 @@ def end_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not _received:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        os._exit(128 + signal.SIGTERM)  # the signal was lost on somebody's way
 
     threading.Thread(target=watch, daemon=True).start()
 

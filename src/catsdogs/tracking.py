@@ -34,17 +34,14 @@ class TrainingRun:
     Args:
         stage: `train_basic` for example.
         parameters: what the run is to show.
-        training: tells this training from all others that are under way.
-        resumed: whether the training goes on from a checkpoint; its run then goes on too.
+        training: tells this training from all others; if it has a run, that run goes on.
     """
 
-    def __init__(
-        self, stage: str, parameters: Mapping[str, Any], training: str, resumed: bool
-    ) -> None:
+    def __init__(self, stage: str, parameters: Mapping[str, Any], training: str) -> None:
         self.stage, self.run_id = stage, ""
         self.logged: set[tuple[str, int]] = set()
         self.client: MlflowClient | None = None
-        _attempt(stage, lambda: self._start(parameters, training, resumed))
+        _attempt(stage, lambda: self._start(parameters, training))
 
     def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """Add the values of one epoch, counted from 1, if the run lacks them."""
@@ -61,17 +58,12 @@ class TrainingRun:
         os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
         self._try(lambda client: client.set_terminated(self.run_id, status))
 
-    def _start(self, parameters: Mapping[str, Any], training: str, resumed: bool) -> None:
+    def _start(self, parameters: Mapping[str, Any], training: str) -> None:
         client = _connect()
         experiment = _experiment(client)
         tags = _tags(self.stage) | {TRAINING_TAG: training}
-        found = client.search_runs(
-            [experiment],
-            f"tags.`{TRAINING_TAG}` = '{training}'",
-            order_by=["start_time DESC"],
-            max_results=1,
-        )
-        if found and (resumed or found[0].info.status != "FINISHED"):
+        found = client.search_runs([experiment], f"tags.`{TRAINING_TAG}` = '{training}'")
+        if found:
             self._take_up(client, found[0].info.run_id, tags)
         else:
             run = client.create_run(experiment, run_name=self.stage, tags=tags)
@@ -146,7 +138,8 @@ def _attempt(stage: str, action: Callable[[], None]) -> bool:
     # Whatever a store, a server or a wrong address raises, it must not cost the stage's result.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        reason = re.sub(r"//[^/@\s]*@", "//", reason)[:300]  # an address may hold a password
+        # An address may hold a password or a token.
+        reason = re.sub(r"\?\S*", "", re.sub(r"//\S*@", "//", reason))[:300]
         print(
             f"warning: {stage} is not recorded in MLflow ({reason}), its outputs are. To record "
             f"it later: dvc repro --force --single-item {stage}",

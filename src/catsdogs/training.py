@@ -17,11 +17,11 @@ from catsdogs.stage import UserError
 from catsdogs.tracking import TrainingRun
 
 if TYPE_CHECKING:
-    import keras
-
     from catsdogs.augmentation import Augmentation
     from catsdogs.params import Training
     from catsdogs.runtime import Runtime
+
+    import keras
 
 LAST_BITS = {"threads", "onednn", "cpu_isa"}
 CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
@@ -73,7 +73,7 @@ def train(
     inputs = (layout.PIXELS, layout.TRAIN, layout.VALIDATION, *files)
     with checkpoints.hold(stage, depends_on, inputs) as checkpoint:
         progress = Progress(model, accuracy, checkpoint, pinned.checkpoint_steps)
-        run = TrainingRun(stage, training.model_dump(), checkpoint.name, progress.step > 0)
+        run = TrainingRun(stage, training.model_dump(), checkpoint.name)
         try:
             _fit(model, training, batches, validation, progress, run)
             facts = {"steps": progress.step, **(facts or {})}

@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from catsdogs import layout
 from catsdogs.stage import UserError, run
+
+import yaml
 
 LOCK = Path("dvc.lock")
 
