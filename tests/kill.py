@@ -22,6 +22,12 @@ from typing import NamedTuple
 import yaml
 from conftest import TINY, Checkout
 
+# So long that most kills find a training under way, not one that starts.
+LONGER = {
+    "train_basic": {"epochs": 60},
+    "train_augmented": {"epochs": 60},
+    "train_inception": {"epochs": 20},
+}
 RUNNING = re.compile(r"Running stage '(\w+)'")
 RESUMED = re.compile(r"(\w+) goes on after step ([\d,]+) of ([\d,]+)")
 # What is killed how: all of the processes, as a power cut does; DVC alone; as Ctrl-C does.
@@ -181,6 +187,7 @@ def main() -> None:
         checkout = Checkout(Path(folder) / "repository")
         if not arguments.default:
             checkout.change_params(TINY)
+            checkout.change_params(LONGER)
         forget(checkout)
         durations = rebuild(checkout)
         reference = locked(checkout)
