@@ -39,6 +39,8 @@ WAYS = (
     ("all, SIGINT", signal.SIGINT, True),
 )
 
+SHELLS = ("/bin/bash", "/bin/sh")  # DVC starts stages through the user's; some wait, some do not
+
 
 class Kill(NamedTuple):
     way: str
@@ -51,11 +53,11 @@ class Kill(NamedTuple):
 class Repro:
     """A `dvc repro` under way, in a session of its own; knows which stage runs since when."""
 
-    def __init__(self, checkout: Checkout, *targets: str) -> None:
+    def __init__(self, checkout: Checkout, *targets: str, shell: str = "/bin/bash") -> None:
         self.process = subprocess.Popen(
             ["dvc", "repro", *targets],
             cwd=checkout.path,
-            env=checkout.environment() | {"PYTHONUNBUFFERED": "1"},
+            env=checkout.environment() | {"PYTHONUNBUFFERED": "1", "SHELL": shell},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -136,7 +138,7 @@ def kill_and_go_on(
                 break
             way, signal_number, everything = WAYS[number % len(WAYS)]
             delay = moments.uniform(0, duration)
-            running = Repro(checkout)
+            running = Repro(checkout, shell=SHELLS[number % len(SHELLS)])
             if running.wait_for(stage):
                 time.sleep(delay)
             note_resumptions(rebuilt, running)

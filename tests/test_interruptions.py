@@ -169,9 +169,9 @@ def test_a_training_without_a_checkpoint_has_one_run_too(copy):
     assert query(copy, "select count(*) from metrics") == [(8,)]
 
 
-@pytest.mark.parametrize("after", [0.1, 0.5])
-def test_a_stage_ends_with_dvc_while_it_starts(copy, after):
-    running = Repro(copy, "--force", "--single-item", "evaluate")
+@pytest.mark.parametrize(("after", "shell"), [(0.1, "/bin/bash"), (0.5, "/bin/sh")])
+def test_a_stage_ends_with_dvc_while_it_starts(copy, after, shell):
+    running = Repro(copy, "--force", "--single-item", "evaluate", shell=shell)
     assert running.wait_for("evaluate")
     time.sleep(after)
     start = time.monotonic()

@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SHELLS = ("sh", "dash", "bash", "ksh", "zsh", "fish")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -87,10 +89,10 @@ def end_with_parent() -> None:
     DVC may be killed without a chance to stop its stage, which would then go on beside the next;
     and so may a stage that has given work to processes of its own.
     """
-    parent = os.getppid()
+    forebears = _forebears()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while _forebears() == forebears:
             time.sleep(0.5)
         if not _received:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -98,6 +100,20 @@ def end_with_parent() -> None:
         os._exit(128 + signal.SIGTERM)  # the signal was lost on somebody's way
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _forebears() -> list[int]:
+    """The process that started this one and, if that is a shell, the one that started the shell.
+
+    DVC runs a stage through a shell, which some replace by the stage and others wait in.
+    """
+    parent = os.getppid()
+    try:
+        stat = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8")
+    except OSError:  # this is not Linux, or the parent is gone
+        return [parent]
+    name, _, rest = stat.partition("(")[2].rpartition(")")
+    return [parent, int(rest.split()[1])] if name in SHELLS else [parent]
 
 
 def begin_worker() -> None:
