@@ -14,7 +14,7 @@ from catsdogs.stage import UserError
 import pytest
 import yaml
 from conftest import REPOSITORY, photo
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_archives import KAGGLE, LIMITS, pack, read
 from test_params import SECTIONS
@@ -71,6 +71,8 @@ def as_tar(entries):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # zipfile's, of duplicate names
 @settings(max_examples=1500, deadline=None)
 @given(pack=st.sampled_from([as_zip, as_tar]), entries=ENTRIES, spots=SPOTS)
+# A name that begins with NUL in the directory, so that it is empty to zipfile.
+@example(pack=as_zip, entries=[("0000/0000.jpg", b"", 0)], spots=[(48821, 0)])
 def test_any_archive_is_stored_or_refused(tmp_path_factory, pack, entries, spots):
     folder = tmp_path_factory.getbasetemp()
     source, target = folder / "fuzz.bin", folder / "fuzz-out.zip"

@@ -185,7 +185,7 @@ def _zip_members(source: Path, archive: zipfile.ZipFile) -> Iterator[Member]:
     for entry in archive.infolist():
         if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UserError(f"{source}: the entry {entry.filename!r} is {NO_FILE}")
-        if not entry.is_dir():
+        if not entry.filename.endswith("/"):  # `is_dir` fails where a NUL leaves an empty name
             yield Member(entry.filename, entry.file_size, partial(archive.open, entry))
 
 
