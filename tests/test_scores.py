@@ -1,9 +1,11 @@
-import compare
+from itertools import product
+
 from catsdogs import scores, significance
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 1, 0])
 PROBABILITIES = np.array([0.1, 0.4, 0.6, 0.9, 0.8, 0.3, 0.5, 0.2])
@@ -72,9 +74,16 @@ def test_mcnemar_against_known_p_values():
     assert not any(test["differ"] for test in tests.values())
 
 
-def test_verdicts_in_words():
-    test = {"only_first": 5, "only_second": 50, "p_holm": 1e-9, "differ": True}
-    pair = "train_basic/train_inception"
-    assert compare.verdict(pair, test) == "inception beats basic (5 to 50 images, p < 0.0001)"
-    test = {"only_first": 5, "only_second": 6, "p_holm": 1.0, "differ": False}
-    assert compare.verdict(pair, test).startswith("basic and inception cannot be told apart")
+def test_the_difference_between_two_models_has_the_published_interval():
+    """26 and 4 of 48: 0.2548 to 0.6251, the example of `ci.prop.ps` in R's statpsych."""
+    low, high = significance.difference_interval(26, 4, 48, 0.95)
+    assert low == pytest.approx(0.2548067, abs=1e-7)
+    assert high == pytest.approx(0.6251932, abs=1e-7)
+    assert significance.difference_interval(4, 26, 48, 0.95) == pytest.approx((-high, -low))
+
+
+def test_where_models_differ_the_interval_of_the_difference_leaves_zero_out():
+    for fewer, more in product(range(15), range(45)):
+        if more > fewer and binomtest(more, more + fewer).pvalue < 0.05:
+            for images in (more + fewer, 500, 5000):
+                assert significance.difference_interval(more, fewer, images, 0.95)[0] > 0

@@ -1,12 +1,13 @@
-"""Whether models differ: predictions of the same images go in, a test of each pair comes out."""
+"""Whether models differ and by how much, on the same images: predictions or counts go in."""
 
+import math
 from itertools import combinations
 from typing import Any
 
 from catsdogs import layout
 
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 
 def mcnemar_tests(predictions: pd.DataFrame, significance: float) -> dict[str, dict[str, Any]]:
@@ -40,3 +41,25 @@ def mcnemar_tests(predictions: pd.DataFrame, significance: float) -> dict[str, d
         test["p_holm"] = float(f"{corrected:.4g}")
         test["differ"] = corrected < significance
     return tests
+
+
+def difference_interval(
+    only_first: int, only_second: int, images: int, confidence: float
+) -> tuple[float, float]:
+    """The interval of how much more accurate the first of two models is than the second.
+
+    Wald's for pairs, with one image added to each count (Bonett and Price 2012).
+
+    Args:
+        only_first: how many images only the first model gets right.
+        only_second: how many only the second.
+        images: how many there are.
+        confidence: between 0 and 1.
+
+    Returns:
+        The lower and the upper bound, between -1 and 1.
+    """
+    first, second = (only_first + 1) / (images + 2), (only_second + 1) / (images + 2)
+    deviation = math.sqrt((first + second - (first - second) ** 2) / (images + 2))
+    half = float(norm.ppf(0.5 + confidence / 2)) * deviation
+    return max(-1.0, first - second - half), min(1.0, first - second + half)
