@@ -1,21 +1,23 @@
 """Stage `compare`: the three models side by side, and beside the notebook's published figures.
 
-In: the curves, the predictions and their scores. Out: `metrics/compare.json`;
-`metrics/compare.md`, the table for people; `plots/compare.csv` and `plots/compare.png`, all
-learning curves.
+In: what all stages before measured and drew. Out: `metrics/compare.json`; `metrics/compare.md`,
+the table for people; `plots/compare.csv` and `plots/compare.png`, all learning curves;
+`plots/compare_scores.png`, ROC and calibration; `plots/report.html`, one page with all of it.
 """
 
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from catsdogs import figures, layout, params, stage
+from catsdogs import figures, layout, params, report, stage
 from catsdogs.files import write_csv, write_json, write_text
+from catsdogs.report import Comparison
 from catsdogs.significance import mcnemar_tests
 
 import pandas as pd
 from pydantic import Field
 
+BEFORE = ("download", "split", *layout.TRAININGS, "evaluate")
 # Validation accuracy and loss after the last epoch, as the original notebook printed them.
 NOTEBOOK = {
     "train_basic": {"val_accuracy": 0.8100, "val_loss": 0.3999},
@@ -28,28 +30,35 @@ class Compare(params.Section):
     significance: Annotated[params.Real, Field(gt=0, lt=1)]
 
 
+class Evaluated(params.Section, extra="ignore"):
+    confidence: Annotated[params.Real, Field(gt=0, lt=1)]
+
+
 def main() -> None:
     settings = params.load("compare", Compare)
-    scores = read_json(layout.metrics("evaluate"))
-    trainings = {name: read_json(layout.metrics(name)) for name in layout.TRAININGS}
-    predictions = pd.read_csv(layout.PREDICTIONS)
+    tests = mcnemar_tests(pd.read_csv(layout.PREDICTIONS), settings.significance)
+    comparison = Comparison(
+        drawn=params.load_text("data.source") == "sample",
+        runs={
+            "train_basic": params.load("train_basic", report.Run),
+            "train_augmented": params.load("train_augmented", report.Run),
+            "train_inception": params.load("train_inception", report.Run),
+        },
+        measured={name: read_json(layout.metrics(name)) for name in BEFORE},
+        notebook=NOTEBOOK,
+        tests=tests,
+        confidence=params.load("evaluate", Evaluated).confidence,
+        significance=settings.significance,
+    )
+    write_json(layout.metrics("compare"), {"models": models(comparison), "mcnemar": tests})
     curves = read_curves()
-    tests = mcnemar_tests(predictions, settings.significance)
-    models = {
-        name: {
-            "accuracy": scores[name]["accuracy"],
-            "val_accuracy": trainings[name]["val_accuracy"],
-            "val_loss": trainings[name]["val_loss"],
-            "notebook": NOTEBOOK[name],
-        }
-        for name in layout.TRAININGS
-    }
-    write_json(layout.metrics("compare"), {"models": models, "mcnemar": tests})
     write_csv(layout.curves("compare"), list(curves), curves.itertuples(index=False))
     draw_curves(curves, layout.figure("compare"))
-    page = describe(scores, trainings, tests, len(predictions), settings.significance)
-    write_text(layout.COMPARISON, page)
-    print(page)
+    draw_scores(layout.figure("compare_scores"))
+    table = report.table(comparison)
+    write_text(layout.COMPARISON, table)
+    write_text(layout.REPORT, report.page(comparison))
+    print(table)
 
 
 def read_json(path: Path) -> Any:
@@ -66,46 +75,18 @@ def read_curves() -> pd.DataFrame:
     return pd.concat(tables)
 
 
-def describe(
-    scores: dict[str, dict[str, float]],
-    trainings: dict[str, dict[str, Any]],
-    tests: dict[str, dict[str, Any]],
-    images: int,
-    significance: float,
-) -> str:
-    """The page for people: a table of the models, and the tests in words."""
-    lines = [
-        f"On all {images:,} validation images, the interval of the accuracy in brackets; and, as",
-        "the notebook has it, on those that a training looks at after its last epoch.",
-        "",
-        "| model | accuracy | loss | last epoch's accuracy | notebook's | last epoch's loss "
-        "| notebook's |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in layout.TRAININGS:
-        score, last, notebook = scores[name], trainings[name], NOTEBOOK[name]
-        lines.append(
-            f"| {figures.title(name)} | {score['accuracy']:.4f} "
-            f"({score['accuracy_low']:.4f} to {score['accuracy_high']:.4f}) "
-            f"| {score['loss']:.4f} | {last['val_accuracy']:.4f} | {notebook['val_accuracy']:.4f} "
-            f"| {last['val_loss']:.4f} | {notebook['val_loss']:.4f} |"
-        )
-    lines += ["", f"McNemar's test on the same images, at {significance:g} after Holm:", ""]
-    lines += [f"- {verdict(pair, test)}" for pair, test in tests.items()]
-    if trainings["train_inception"]["weights"] == "random":
-        lines += ["", "Inception's trunk is untrained (random weights): this was a rehearsal."]
-    return "\n".join(lines) + "\n"
-
-
-def verdict(pair: str, test: dict[str, Any]) -> str:
-    one, other = (figures.title(name) for name in pair.split("/"))
-    p = f"p = {test['p_holm']:.2g}" if test["p_holm"] >= 1e-4 else "p < 0.0001"
-    counts = f"{test['only_first']} to {test['only_second']} images, {p}"
-    if not test["differ"]:
-        return f"{one} and {other} cannot be told apart ({counts})"
-    if test["only_second"] > test["only_first"]:
-        one, other = other, one
-    return f"{one} beats {other} ({counts})"
+def models(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """The figures that compare with the notebook's, by training stage."""
+    scores, measured = comparison.measured["evaluate"], comparison.measured
+    return {
+        name: {
+            "accuracy": scores[name]["accuracy"],
+            "val_accuracy": measured[name]["val_accuracy"],
+            "val_loss": measured[name]["val_loss"],
+            "notebook": comparison.notebook[name],
+        }
+        for name in layout.TRAININGS
+    }
 
 
 def draw_curves(curves: pd.DataFrame, path: Path) -> None:
@@ -117,6 +98,21 @@ def draw_curves(curves: pd.DataFrame, path: Path) -> None:
             axes.plot(table["epoch"], table[quantity], "--", color=colour, alpha=0.6)
         axes.set(title=f"{quantity} (solid: validation, dashed: training)", xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.axes[0].legend()
+    figures.save(figure, path)
+
+
+def draw_scores(path: Path) -> None:
+    figure = figures.new(columns=2, width=11)
+    kinds = ("ROC (dog is positive)", "roc"), ("calibration of P(dog)", "calibration")
+    for axes, (heading, kind) in zip(figure.axes, kinds, strict=True):
+        axes.plot([0, 1], [0, 1], ":", color="grey")
+        for name in layout.TRAININGS:
+            table = pd.read_csv(layout.EVALUATION / f"{name}_{kind}.csv")
+            x, y = table.columns[:2]
+            colour, label = figures.COLOURS[name], figures.title(name)
+            axes.plot(table[x], table[y], ".-", color=colour, label=label)
+            axes.set(title=heading, xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
     figure.axes[0].legend()
     figures.save(figure, path)
 

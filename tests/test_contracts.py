@@ -7,6 +7,8 @@ import subprocess
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from catsdogs import report
+
 import pytest
 import yaml
 from conftest import REPOSITORY
@@ -48,6 +50,11 @@ def module(name: str) -> Path:
     return SOURCE / "catsdogs" / f"{name}.py"
 
 
+def files(name: str) -> set[Path]:
+    """A module and what it reads of the same name beside it, such as a template."""
+    return set((SOURCE / "catsdogs").glob(f"{name}.*"))
+
+
 def needed(path: Path) -> set[str]:
     """The modules that a file imports, directly or through another."""
     seen, waiting = {"__init__"}, imported(path)
@@ -68,8 +75,8 @@ def test_stages_are_scripts():
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_the_script_and_what_it_imports(stage):
     code = {dep for dep in PIPELINE["stages"][stage]["deps"] if dep.startswith("src/")}
-    modules = {module(name).relative_to(REPOSITORY).as_posix() for name in needed(script(stage))}
-    assert code == modules | {f"src/{stage}.py"}
+    used = set().union({script(stage)}, *(files(name) for name in needed(script(stage))))
+    assert code == {path.relative_to(REPOSITORY).as_posix() for path in used}
 
 
 def test_imports_run_one_way():
@@ -79,6 +86,7 @@ def test_imports_run_one_way():
         assert not {node for node in imported(script(stage)) if node in STAGES}
     used = set().union(*(needed(script(stage)) for stage in STAGES)) | {"predict", "verify"}
     assert set(modules) == used, "a module that nothing uses"
+    assert set().union(*map(files, used)) == set((SOURCE / "catsdogs").glob("*.*"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -152,6 +160,11 @@ def test_charts_are_drawn_from_outputs():
     for chart in PIPELINE["plots"]:
         for options in chart.values():
             assert set(options["y"]) <= produced
+
+
+def test_the_reports_pictures_are_drawn_before_it():
+    drawn = {path.as_posix() for gallery in report.GALLERIES for path in gallery.pictures.values()}
+    assert drawn <= set(PIPELINE["stages"]["compare"]["deps"])
 
 
 def test_what_is_in_git_is_whole_and_nothing_else():

@@ -80,7 +80,7 @@ def test_no_output_holds_where_or_when_it_was_made(rebuilt):
         path
         for folder in ("metrics", "plots", "data/split")
         for path in (rebuilt.path / folder).rglob("*")
-        if path.suffix in (".csv", ".json", ".md")
+        if path.suffix in (".csv", ".json", ".md", ".html")
     ]
     assert len(texts) > 25
     for path in texts:
@@ -309,7 +309,7 @@ def test_verify_names_what_differs(made, tmp_path, monkeypatch, capsys):
         (clone / "dvc.lock").write_text(yaml.safe_dump(lock))
 
     monkeypatch.setattr(verify, "_rebuild", rebuild)
-    with pytest.raises(UserError, match=r"5 of 43 outputs differ from .* metrics/train_basic"):
+    with pytest.raises(UserError, match=r"7 of 45 outputs differ from .* metrics/train_basic"):
         verify.main()
     output = capsys.readouterr().out
     assert "changes that are not committed are not looked at" in output

@@ -14,6 +14,7 @@ REJECTED = Path("data/split/rejected.csv")
 PREDICTIONS = Path("data/predictions.csv")
 EVALUATION = Path("plots/evaluate")
 COMPARISON = Path("metrics/compare.md")
+REPORT = Path("plots/report.html")
 
 # DVC runs a queued experiment in a temporary copy of the repository; DVC_ROOT names the checkout
 # that stays. What is not a stage's output belongs there.
