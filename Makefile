@@ -16,6 +16,7 @@ $(READY): requirements.txt
 		{ echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.10 to 3.13 is needed: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	"$(BIN)/python" -m pip install --quiet --requirement requirements.txt
+	PYTHONPATH=src "$(BIN)/python" -m catsdogs.plots_page
 	@touch $@
 
 repro: $(READY)  ## rebuild whatever is out of date: the whole pipeline
