@@ -6,7 +6,7 @@ BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help repro verify test lint ui requirements clean
+.PHONY: help repro verify experiments test lint ui requirements clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,9 @@ repro: $(READY)  ## rebuild whatever is out of date: the whole pipeline
 
 verify: $(READY)  ## rebuild what is committed in a clone, and compare every output
 	PYTHONPATH=src "$(BIN)/python" -m catsdogs.verify
+
+experiments: $(READY)  ## list the experiments: accuracies, and which parameters they changed
+	@PYTHONPATH=src "$(BIN)/python" -m catsdogs.experiments
 
 test: $(READY)  ## run the tests
 	"$(BIN)/python" -m pytest

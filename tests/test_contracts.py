@@ -84,7 +84,7 @@ def test_imports_run_one_way():
     TopologicalSorter({name: imported(module(name)) for name in modules}).prepare()
     for stage in STAGES:
         assert not {node for node in imported(script(stage)) if node in STAGES}
-    commands = {"plots_page", "predict", "verify"}
+    commands = {"experiments", "plots_page", "predict", "verify"}
     used = set().union(*(needed(script(stage)) for stage in STAGES)) | commands
     assert set(modules) == used, "a module that nothing uses"
     assert set().union(*map(files, used)) == set((SOURCE / "catsdogs").glob("*.*"))

@@ -1,10 +1,11 @@
-"""What people look at: `dvc plots` in a real browser without a network."""
+"""What people look at: `dvc plots` in a real browser without a network, and the experiments."""
 
 import json
+import re
 import sys
 from collections import Counter
 
-from catsdogs import plots_page
+from catsdogs import experiments, plots_page
 from catsdogs.stage import UserError
 
 import pytest
@@ -139,3 +140,52 @@ def test_the_library_inside_the_page_cannot_end_it(monkeypatch):
     )
     assert "</script>{" not in plots_page.page()
     assert "{scripts}" not in plots_page.page()
+
+
+def test_experiments_fit_a_terminal(compared):
+    """As `make experiments` shows them."""
+    assert "-m catsdogs.experiments" in (REPOSITORY / "Makefile").read_text()
+    lines = compared.run(sys.executable, "-m", "catsdogs.experiments").stdout.splitlines()
+    head, commit, experiment = (re.split(r" {2,}", line.strip()) for line in lines)
+    assert head == ["experiment", "created", "basic", "augmented", "inception", "parameters"]
+    assert len(commit) == 5
+    assert experiment[0] == "other"
+    assert experiment[2:4] == commit[2:4]
+    assert experiment[4:] == ["0.7500", "train_inception.dropout=0.5"]
+    assert max(map(len, lines)) <= 100
+
+
+def state(name, parameters, accuracy):
+    metrics = {f"train_{model}": {"accuracy": accuracy} for model in ("basic", "augmented")}
+    return {
+        "rev": "1234567890",
+        "name": name,
+        "data": {
+            "timestamp": "2024-02-03T04:05:06",
+            "params": {"params.yaml": {"data": parameters}},
+            "metrics": {"metrics/evaluate.json": {"data": metrics}},
+        },
+    }
+
+
+def test_experiments_of_every_kind():
+    parameters = {"train_basic": {"dense": [8, 8], "seed": 1}, "data": {"source": "sample"}}
+    changed = {"train_basic": {"dense": [16], "seed": 1}, "data": {"source": "microsoft"}}
+    queued = state("waits", changed, 0)
+    queued["data"]["metrics"] = {}
+    failed = {"rev": "abcdefghij", "name": None, "data": None}
+    commit = state(None, parameters, 0.5) | {
+        "experiments": [
+            {"revs": [queued], "executor": {"state": "queued"}},
+            {"revs": [failed], "executor": {"state": "failed"}},
+            {"revs": [state("same", parameters, 0.25)], "executor": None},
+        ]
+    }
+    assert experiments.table([commit]).splitlines() == [
+        "experiment  created     basic   augmented  inception  parameters",
+        "1234567     2024-02-03  0.5000  0.5000",
+        "  waits     queued                                    train_basic.dense=[16]",
+        "                                                      data.source=microsoft",
+        "  abcdefg   failed",
+        "  same      2024-02-03  0.2500  0.2500",
+    ]
