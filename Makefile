@@ -6,7 +6,7 @@ BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help repro verify experiments test lint ui requirements clean
+.PHONY: help repro verify experiments test lint sync ui champion requirements clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -35,9 +35,17 @@ lint: $(READY)  ## check style and format
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 
+sync: $(READY)  ## record in MLflow what it lacks of the workspace and of DVC's experiments
+	PYTHONPATH=src "$(BIN)/python" -m catsdogs.sync
+
 ui: $(READY)  ## look at the runs in MLflow, on http://127.0.0.1:5000
-	"$(BIN)/mlflow" ui --host 127.0.0.1 --port 5000 \
-		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+	-@$(MAKE) --no-print-directory sync
+	@echo "open http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "$(BIN)/mlflow" ui --host 127.0.0.1 --port 5000 \
+		--workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+champion: $(READY)  ## name the best model in MLflow's registry
+	PYTHONPATH=src "$(BIN)/python" -m catsdogs.champion
 
 requirements:  ## pin requirements.txt anew from requirements.in (needs uv)
 	uv pip compile --quiet --upgrade --universal --python-version 3.10 \

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from catsdogs import figures, layout, params, report, stage
+from catsdogs import figures, layout, params, recording, report, stage
 from catsdogs.files import write_csv, write_json, write_text
 from catsdogs.report import Comparison
 from catsdogs.significance import mcnemar_tests
@@ -59,6 +59,7 @@ def main() -> None:
     write_text(layout.COMPARISON, table)
     write_text(layout.REPORT, report.page(comparison))
     print(table)
+    recording.record_workspace()
 
 
 def read_json(path: Path) -> Any:

@@ -2,14 +2,14 @@
 
 In: the split, the three models. Out: `data/predictions.csv`; `metrics/evaluate.json`; under
 `plots/evaluate/`, for each model, its ROC, precision-recall and calibration curves, its
-confusions, and its worst mistakes with what it looked at. The numbers go to MLflow too.
+confusions, and its worst mistakes with what it looked at.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from catsdogs import checkpoints, figures, layout, models, params, runtime, scores, stage, tracking
+from catsdogs import checkpoints, figures, layout, models, params, runtime, scores, stage
 from catsdogs.batches import FixedBatches, Subset, dataset, read_subset
 from catsdogs.files import write_csv, write_json
 from catsdogs.layout import CLASSES
@@ -49,7 +49,6 @@ def main() -> None:
         print(f"{name}: accuracy {results[name]['accuracy']:.4f} on {len(labels):,} images")
     write_csv(layout.PREDICTIONS, list(predictions), predictions.itertuples(index=False))
     write_json(layout.metrics("evaluate"), results)
-    tracking.log_evaluation(results)
     checkpoints.remove_recorded()
 
 

@@ -86,6 +86,9 @@ class Checkout:
 
     def commit(self) -> None:
         self.git("add", "--all")
+        self.commit_index()
+
+    def commit_index(self) -> None:
         self.git("commit", "--quiet", "--allow-empty", "--message", "test")
 
     def change_params(self, changes: dict) -> None:
@@ -116,6 +119,27 @@ class Checkout:
 
     def script(self, stage: str, check: bool = True) -> subprocess.CompletedProcess:
         return self.run(sys.executable, f"src/{stage}.py", check=check)
+
+
+def runs(checkout: Checkout) -> dict[str, dict]:
+    """Each run that MLflow's default store shows: name, status, tags, parameters, metrics."""
+    found = {}
+    with sqlite3.connect(checkout.path / "mlflow.db") as store:
+        shown = "select run_uuid, name, status from runs where lifecycle_stage = 'active'"
+        for identity, name, status in store.execute(shown).fetchall():
+
+            def rows(columns: str, table: str, identity: str = identity) -> list[tuple]:
+                query = f"select {columns} from {table} where run_uuid = ? order by 1, 2"
+                return store.execute(query, (identity,)).fetchall()
+
+            found[identity] = {
+                "name": name,
+                "status": status,
+                "tags": dict(rows("key, value", "tags")),
+                "params": dict(rows("key, value", "params")),
+                "metrics": rows("key, step, value", "metrics"),
+            }
+    return found
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ SECTIONS = (
 )
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
     """Read what YAML 1.1 takes for text and a person for a number, such as 1e-4."""
     if not isinstance(value, str):
         return value
@@ -38,8 +38,8 @@ def _number(value: Any) -> Any:
     return int(number) if math.isfinite(number) and number.is_integer() else number
 
 
-Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(number)]
 Count = Annotated[Whole, Field(ge=1, le=1_000_000)]
 Positive = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(ge=0, lt=1)]
@@ -75,7 +75,7 @@ def load(section: str, model: type[SectionT], path: Path = PARAMS) -> SectionT:
         UserError: the file cannot be read, or something in the section is missing, unknown,
             of a wrong type or out of range.
     """
-    values = _read(path).get(section)
+    values = read(path).get(section)
     if not isinstance(values, dict):
         raise UserError(f"{path}: the section `{section}` is missing or empty")
     try:
@@ -91,14 +91,19 @@ def load_text(key: str, path: Path = PARAMS) -> str:
         UserError: the file cannot be read, or holds no such text.
     """
     section, name = key.split(".")
-    values = _read(path).get(section)
+    values = read(path).get(section)
     value = values.get(name) if isinstance(values, dict) else None
     if not isinstance(value, str) or not value:
         raise UserError(f"{path}: {key} is {value!r} but should be a text")
     return value
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path = PARAMS) -> dict[str, Any]:
+    """Read the whole of `params.yaml`; only the sections' names are checked.
+
+    Raises:
+        UserError: the file cannot be read, or has a section that no stage knows.
+    """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,6 +1,7 @@
 """Tell cats from dogs: photographs go in, a line for each comes out.
 
     python -m catsdogs.predict --model inception photo.jpg …
+    python -m catsdogs.predict --model models:/catsdogs@champion photo.jpg …
 
 To be run from the repository's root, with `src` on Python's path.
 """
@@ -9,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from catsdogs import images, layout, models, params, runtime
+from catsdogs import images, layout, models, params, runtime, tracking
 from catsdogs.stage import UserError, run
 
 MAX_MEGAPIXELS = 178
@@ -47,7 +48,9 @@ def _parse() -> argparse.Namespace:
     )
     names = ", ".join(name.removeprefix("train_") for name in layout.TRAININGS)
     parser.add_argument(
-        "--model", default="inception", help=f"{names} (as trained here), or a .keras file"
+        "--model",
+        default="inception",
+        help=f"{names} (as trained here), a .keras file, or MLflow's address of a model",
     )
     parser.add_argument("photos", nargs="+", type=Path, metavar="photo")
     return parser.parse_args()
@@ -55,7 +58,25 @@ def _parse() -> argparse.Namespace:
 
 def _locate(model: str) -> Path:
     trained = f"train_{model}"
+    if model.startswith(("models:/", "runs:/")):
+        return _download(model)
     return layout.model(trained) if trained in layout.TRAININGS else Path(model)
+
+
+def _download(address: str) -> Path:
+    """Fetch a model from MLflow; the file is the one that DVC has."""
+    tracking.connect()
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        folder = download_artifacts(address)
+    except (MlflowException, OSError) as error:
+        raise UserError(f"MLflow has no {address}: {tracking.reason(error)}") from None
+    found = list(Path(folder).rglob("*.keras"))
+    if len(found) != 1:
+        raise UserError(f"{address} is not a model of this pipeline's")
+    return found[0]
 
 
 if __name__ == "__main__":

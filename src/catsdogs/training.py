@@ -73,7 +73,7 @@ def train(
     inputs = (layout.PIXELS, layout.TRAIN, layout.VALIDATION, *files)
     with checkpoints.hold(stage, depends_on, inputs) as checkpoint:
         progress = Progress(model, accuracy, checkpoint, pinned.checkpoint_steps)
-        run = TrainingRun(stage, training.model_dump(), checkpoint.name)
+        run = TrainingRun(stage, checkpoint.name)
         try:
             _fit(model, training, batches, validation, progress, run)
             facts = {"steps": progress.step, **(facts or {})}
@@ -81,7 +81,7 @@ def train(
         except BaseException as error:
             run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        run.finish(model)
+        run.finish()
         checkpoint.finish()
 
 

@@ -1,0 +1,320 @@
+"""MLflow and DVC tell one story: of every experiment, once, and again after the store is lost."""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from io import BytesIO
+
+import numpy as np
+import pytest
+import requests
+import yaml
+from conftest import photo, runs
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+MODELS = ("basic", "augmented", "inception")
+STATUS = ("dvc", "queue", "status")
+SYNC = ("python", "-m", "catsdogs.sync")
+
+
+@contextlib.contextmanager
+def serving(checkout, *command):
+    """A server of MLflow's on a free port of this machine; gives its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = checkout.environment() | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+    log = checkout.path.parent / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", port],
+            cwd=checkout.path,
+            env=environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{address}/health", timeout=5).ok:
+                    break
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.5)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def by_name(checkout):
+    """All runs by their names, with their files, without what another store has otherwise."""
+    found = runs(checkout)
+    for identity, run in found.items():
+        parent = run["tags"].pop("mlflow.parentRunId", None)
+        run["parent"] = parent and found[parent]["name"]
+        for tag in ("training", "mlflow.user"):
+            run["tags"].pop(tag, None)
+        (folder,) = (checkout.path / "mlartifacts").glob(f"{identity}/artifacts")
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        run["files"] = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    named = {run["name"]: run for run in found.values()}
+    assert len(named) == len(found), "two runs of one name"
+    return named
+
+
+def query(checkout, statement):
+    with sqlite3.connect(checkout.path / "mlflow.db") as store:
+        return store.execute(statement).fetchall()
+
+
+def forget(checkout):
+    (checkout.path / "mlflow.db").unlink()
+    shutil.rmtree(checkout.path / "mlartifacts")
+
+
+def experiments(checkout):
+    """DVC's experiments, by name, with the reference of Git's that holds each."""
+    references = checkout.git("for-each-ref", "refs/exps", "--format=%(refname)").split()
+    return {name.rpartition("/")[2]: name for name in references if name.count("/") == 4}
+
+
+@pytest.fixture(scope="module")
+def queued(made, tmp_path_factory):
+    """Three experiments from the queue, with two workers; only the basic model differs."""
+    checkout = made.copy(tmp_path_factory.mktemp("queued") / "repository")
+    forget(checkout)
+    rates = "train_basic.learning_rate=1e-4,3e-4,2e-3"
+    checkout.run("dvc", "exp", "run", "--queue", "--set-param", rates)
+    checkout.run("dvc", "queue", "start", "--jobs", "2")
+    states = ["Queued"]
+    for _ in range(300):
+        if not {"Queued", "Running"} & set(states):
+            break
+        time.sleep(2)
+        states = re.findall(r"Queued|Running|Success|Failed", checkout.run(*STATUS).stdout)
+    assert states == ["Success"] * 3
+    return checkout
+
+
+def test_queued_experiments_have_nine_runs_under_three(queued):
+    found = by_name(queued)
+    names = experiments(queued)
+    assert len(names) == 3
+    assert set(found) == {*names, *(f"{model} · {name}" for model in MODELS for name in names)}
+    head = queued.git("rev-parse", "HEAD").strip()
+    for name, run in found.items():
+        experiment = name.rpartition(" · ")[2]
+        assert run["status"] == "FINISHED"
+        assert run["tags"]["dvc.experiment"] == experiment
+        assert run["tags"]["git.revision"] == head
+        assert run["parent"] == (None if name == experiment else experiment)
+        steps = [(key, step) for key, step, _ in run["metrics"]]
+        assert len(steps) == len(set(steps)), "nothing is logged twice"
+    rates = {found[f"basic · {name}"]["params"]["learning_rate"] for name in names}
+    assert rates == {"0.0001", "0.0003", "0.002"}
+
+
+def test_every_run_has_what_its_stage_made(queued):
+    found = by_name(queued)
+    for name, reference in experiments(queued).items():
+        stages = yaml.safe_load(queued.git("show", f"{reference}:dvc.lock"))["stages"]
+        made = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+        scores = json.loads(queued.git("show", f"{reference}:metrics/evaluate.json"))
+        for model in MODELS:
+            stage, run = f"train_{model}", found[f"{model} · {name}"]
+            tags, values = run["tags"], {key: value for key, _, value in run["metrics"]}
+            assert tags["model.md5"] == made[f"models/{stage}.keras"]
+            assert tags["data.md5"] == made["data/split/images.npy"]
+            assert tags["data.validation.md5"] == made["data/split/validation.csv"]
+            assert values["evaluate/accuracy"] == scores[stage]["accuracy"]
+            assert {step for key, step, _ in run["metrics"] if key == "val_loss"} == {1, 2}
+            for file, path in {
+                "figures/accuracy.png": f"plots/{stage}_accuracy.png",
+                "figures/mistakes.png": f"plots/evaluate/{stage}_mistakes.png",
+                "curves/learning.csv": f"plots/{stage}.csv",
+                "curves/roc.csv": f"plots/evaluate/{stage}_roc.csv",
+            }.items():
+                assert md5(run["files"][file]) == made[path]
+        for file, path in {
+            "report.html": "plots/report.html",
+            "comparison.md": "metrics/compare.md",
+            "predictions.csv": "data/predictions.csv",
+        }.items():
+            assert md5(found[name]["files"][file]) == made[path]
+
+
+def test_a_model_is_stored_once_and_every_run_of_it_leads_there(queued):
+    stored = query(queued, "select model_id, name, status from logged_models")
+    assert sorted(name for _, name, _ in stored) == [
+        "train_augmented",
+        *["train_basic"] * 3,
+        "train_inception",
+    ]
+    assert {status for _, _, status in stored} == {2}  # ready
+    linked = query(queued, "select source_id from inputs where destination_type = 'MODEL_OUTPUT'")
+    trainings = {identity for identity, run in runs(queued).items() if "model.md5" in run["tags"]}
+    assert {identity for (identity,) in linked} == trainings
+    folders = (queued.path / "mlartifacts" / "models").glob("*/artifacts/data/*/*.keras")
+    hashes = {md5(path.read_bytes()) for path in folders}
+    assert hashes == {
+        run["tags"]["model.md5"] for run in runs(queued).values() if "model.md5" in run["tags"]
+    }
+
+
+def test_a_lost_store_is_written_again_and_the_second_time_nothing(queued):
+    before = by_name(queued)
+    forget(queued)
+    names = list(experiments(queued))
+    said = queued.run(*SYNC, *names).stdout
+    assert said.splitlines() == [f"{name}: recorded" for name in names]
+    assert by_name(queued) == before
+    store = query(queued, "select * from metrics order by run_uuid, key, step")
+    said = queued.run(*SYNC, *names).stdout
+    assert said.splitlines() == [f"{name}: nothing to do" for name in names]
+    assert by_name(queued) == before
+    assert query(queued, "select * from metrics order by run_uuid, key, step") == store
+
+
+def test_what_dvc_took_from_its_cache_is_recorded_on_demand(queued):
+    """An experiment that changes nothing, so that no stage runs; and the workspace."""
+    known = set(by_name(queued))
+    result = queued.run(
+        *("dvc", "exp", "run", "--temp", "--name", "same"),
+        *("--set-param", "train_basic.learning_rate=0.001"),
+    )
+    assert "Running stage" not in result.stdout
+    said = queued.run(*SYNC).stdout.splitlines()
+    assert {"workspace: recorded", "same: recorded"} < set(said)
+    new = set(by_name(queued)) - known
+    head = queued.git("rev-parse", "HEAD")[:7]
+    assert new == {
+        *("same", "basic · same", "augmented · same", "inception · same"),
+        *(head, f"basic · {head}", f"augmented · {head}", f"inception · {head}"),
+    }
+
+
+def test_the_best_model_is_named_and_answers(queued, tmp_path):
+    champion = ("python", "-m", "catsdogs.champion")
+    said = queued.run(*champion).stdout.splitlines()
+    assert said[0].startswith("models:/catsdogs@champion is version 1, of 6 models:")
+    trained = [run for run in runs(queued).values() if "model.md5" in run["tags"]]
+    scores = {
+        run["tags"]["model.md5"]: {key: value for key, _, value in run["metrics"]}
+        for run in trained
+    }
+    accuracy = max(values["evaluate/accuracy"] for values in scores.values())
+    assert f"accuracy {accuracy:.4f}" in said[1]
+    assert queued.run(*champion).stdout.splitlines() == said, "no second version"
+    ((best,),) = query(
+        queued, "select value from model_version_tags where key = 'model.md5' and version = 1"
+    )
+    assert scores[best]["evaluate/accuracy"] == accuracy
+
+    image = tmp_path / "cat.jpg"
+    image.write_bytes(photo(0, (100, 90)))
+    predict = ("python", "-m", "catsdogs.predict", "--model")
+    answer = queued.run(*predict, "models:/catsdogs@champion", str(image)).stdout
+    assert re.match(rf"{image}: (cat|dog) \d+\.\d%\n", answer)
+    refused = queued.run(*predict, "models:/catsdogs@nobody", str(image), check=False).stderr
+    assert refused.startswith("error: MLflow has no models:/catsdogs@nobody: ")
+
+    serve = ("mlflow", "models", "serve", "--env-manager", "local", "--model-uri")
+    with serving(queued, *serve, "models:/catsdogs@champion") as address:
+        pixels = np.asarray(Image.open(BytesIO(image.read_bytes()))).tolist()
+        encoded = base64.b64encode(image.read_bytes()).decode()
+        asked = {"dataframe_records": [{"image": pixels}, {"image": encoded}]}
+        reply = requests.post(f"{address}/invocations", json=asked, timeout=60)
+        assert reply.status_code == 200, reply.text
+        first, second = reply.json()["predictions"]
+        assert first == second
+        shown = f"{max(first['dog'], 1 - first['dog']):.1%}"
+        assert answer == f"{image}: {first['class']} {shown}\n"
+        for wrong in ("no image", [[1, 2], [3, 4]], [[[1, 2, 300]]]):
+            asked = {"dataframe_records": [{"image": wrong}]}
+            reply = requests.post(f"{address}/invocations", json=asked, timeout=60)
+            assert reply.status_code == 400
+            assert "image 0 is neither an image file in base64 nor RGB pixels" in reply.text
+
+
+def test_a_repeated_experiment_is_recorded_once(made, tmp_path):
+    copy = made.copy(tmp_path / "copy")
+    before = by_name(copy)
+    copy.run("dvc", "repro", "--force", "--single-item", "train_basic")
+    assert len(runs(copy)) == len(before) + 2, "under way, it is one of its own"
+    copy.run("dvc", "repro", "--force", "--single-item", "compare")
+    assert by_name(copy) == before
+
+
+def test_a_commit_gets_its_name_when_it_is_made(made, tmp_path):
+    copy = made.copy(tmp_path / "copy")
+    forget(copy)
+    copy.git("rm", "--quiet", "--cached", "dvc.lock")
+    copy.commit_index()
+    base = copy.git("rev-parse", "HEAD")[:7]
+    assert copy.run(*SYNC).stdout == "workspace: recorded\n"
+    assert f"{base} + changes" in by_name(copy)
+    assert copy.run(*SYNC).stdout == "workspace: nothing to do\n"
+    copy.commit()
+    head = copy.git("rev-parse", "HEAD")
+    assert copy.run(*SYNC, "HEAD").stdout == "HEAD: recorded\n"
+    assert set(by_name(copy)) == {head[:7], *(f"{model} · {head[:7]}" for model in MODELS)}
+    assert {run["tags"]["git.revision"] for run in runs(copy).values()} == {head.strip()}
+    assert copy.run(*SYNC).stdout == "workspace: nothing to do\n"
+
+
+def test_what_cannot_be_recorded_is_said_in_a_line(made, tmp_path):
+    copy = made.copy(tmp_path / "copy")
+    forget(copy)
+    result = copy.run(*SYNC, "nonsense", check=False)
+    assert (
+        result.stderr
+        == "error: nonsense is neither a revision of Git's nor an experiment of DVC's\n"
+    )
+    away = ("env", "MLFLOW_TRACKING_URI=http://user:secret@127.0.0.1:9")
+    result = copy.run(*away, *SYNC, check=False)
+    assert result.stderr.splitlines()[-1].startswith("error: MLflow cannot be written to: ")
+    assert "secret" not in result.stderr
+    shutil.rmtree(copy.path / ".dvc" / "cache")
+    result = copy.run(*SYNC, "HEAD", check=False)
+    assert re.search(r"error: DVC's cache lacks \S+ of [0-9a-f]{7}: `dvc pull` it", result.stderr)
+    (copy.path / "models" / "train_basic.keras").write_bytes(b"another")
+    result = copy.run(*SYNC, "workspace", check=False)
+    assert "models/train_basic.keras is not what dvc.lock has: run `dvc repro`" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+WRITER = """
+from catsdogs import tracking
+client = tracking.connect()
+experiment = tracking.open_experiment(client)
+run = client.create_run(experiment).info.run_id
+for step in range(40):
+    tracking.log_metrics(client, run, {"loss": step, "accuracy": step}, step)
+"""
+
+
+def test_parallel_writers_of_a_new_store_do_not_fail(checkout):
+    command = [sys.executable, "-c", WRITER]
+    started = [
+        subprocess.Popen(command, cwd=checkout.path, env=checkout.environment()) for _ in range(4)
+    ]
+    assert [each.wait() for each in started] == [0] * 4
+    assert query(checkout, "select count(*) from metrics") == [(4 * 40 * 2,)]
+    assert query(checkout, "select count(*) from experiments where name = 'catsdogs'") == [(1,)]
+
+
+def md5(content):
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
