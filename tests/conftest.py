@@ -34,7 +34,7 @@ TINY = {
     "train_basic": {"filters": [4, 4], "dense": [8]},
     "train_augmented": {"filters": [4, 4], "dense": [8]},
     "train_inception": {"dense": [8], "untrained": {"statistics_batches": 1}},
-    "evaluate": {"mistakes": 4},
+    "evaluate": {"mistakes": 4, "hits": 4, "same_images": 4},
 }
 FEW_STEPS = {"epochs": 2, "steps_per_epoch": 3, "validation_steps": 2, "batch_size": 4}
 for stage in ("train_basic", "train_augmented", "train_inception"):

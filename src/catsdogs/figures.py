@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catsdogs.files import replacing
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -35,8 +33,8 @@ def title(stage: str) -> str:
     return stage.removeprefix("train_")
 
 
-def new(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 4.2) -> Figure:
-    """A figure in the project's style, in inches, with `rows` × `columns` axes."""
+def blank(width: float, height: float) -> Figure:
+    """A figure in the project's style, in inches, with nothing on it yet."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -45,6 +43,12 @@ def new(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 4.2
     matplotlib.rcParams.update(STYLE)
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
+    return figure
+
+
+def new(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 4.2) -> Figure:
+    """The same with `rows` × `columns` axes."""
+    figure = blank(width, height)
     figure.subplots(rows, columns, squeeze=False)
     return figure
 
@@ -77,40 +81,4 @@ def curve(curves: pd.DataFrame, quantity: str, stage: str, path: Path) -> None:
     )
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
-    save(figure, path)
-
-
-def explained(
-    heading: str, images: np.ndarray, maps: np.ndarray, captions: Sequence[str], path: Path
-) -> None:
-    """Draw images in pairs, as they are and with a map of 0…1 over them.
-
-    Args:
-        heading: above all.
-        images: uint8, N×size×size×3; N may be 0.
-        maps: float, N×rows×columns.
-        captions: one for each image.
-        path: the PNG to write.
-    """
-    columns = 4
-    rows = max(1, -(-len(images) // columns))
-    figure = new(2 * columns, rows, width=2 * columns * 1.35, height=0.5 + rows * 1.65)
-    figure.suptitle(heading if len(images) else f"{heading}: none")
-    for axes in figure.axes:
-        axes.axis("off")
-    for place, (image, heat, caption) in enumerate(zip(images, maps, captions, strict=True)):
-        plain, covered = figure.axes[2 * place : 2 * place + 2]
-        extent = (0, image.shape[1], image.shape[0], 0)
-        plain.imshow(image, extent=extent)
-        plain.set_title(caption, fontsize=7, loc="left", parse_math=False)
-        covered.imshow(image, extent=extent)
-        covered.imshow(
-            heat,
-            extent=extent,
-            cmap="inferno",
-            alpha=0.55,
-            vmin=0,
-            vmax=1,
-            interpolation="bicubic",
-        )
     save(figure, path)

@@ -19,13 +19,15 @@ def heat(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
     Args:
         model: a chain of layers that ends in a dense layer with one sigmoid.
-        images: RGB, 0-255, N×size×size×3.
+        images: RGB, 0-255, N×size×size×3; N may be 0.
 
     Returns:
         float32, N×rows×columns of those features, 0…1; all 0 where nothing speaks for the class.
     """
     import tensorflow as tf
 
+    if not len(images):  # which a convolution refuses
+        return np.empty((0, 1, 1), np.float32)
     signal = tf.convert_to_tensor(images, tf.float32)
     chain = [layer for layer in model.layers if layer.__class__.__name__ != "InputLayer"]
     flat = next(place for place, layer in enumerate(chain) if len(layer.output.shape) == 2)
