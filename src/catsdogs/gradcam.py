@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 def heat(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """Show what speaks for each image's predicted class, in the last features that have a place.
 
+    A feature counts by its mean gradient over all places: the heat is wherever features are found
+    that speak for the class on the whole, also where the dense layer above does not heed them.
+
     Args:
         model: a chain of layers that ends in a dense layer with one sigmoid.
         images: RGB, 0-255, N×size×size×3; N may be 0.
