@@ -112,7 +112,7 @@ def draw_convolutions(
     both = examples.first_of_each(subset.labels, 2)
     images, labels = pixels[subset.rows[both]], subset.labels[both]
     maps = convolutions.feature_maps(model, images)
-    chosen = [convolutions.most_active(each, channels) for each in maps]
+    chosen = [convolutions.varied(each, channels) for each in maps]
     path = picture(f"{name}_feature_maps")
     explanations.draw_feature_maps(name, images, labels, maps, chosen, path)
 

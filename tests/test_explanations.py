@@ -9,7 +9,6 @@ import yaml
 
 LABELS = np.array([1, 0, 1, 0, 0, 1])
 PROBABILITIES = np.array([0.9, 0.2, 0.4, 0.7, 0.01, 0.5])
-NOBODY = np.array([], int)
 
 
 def size(path):
@@ -53,12 +52,22 @@ def test_grey_is_zero_and_each_kernel_has_a_scale_of_its_own():
     assert (colours[2] == 0.5).all()
 
 
-def test_the_most_active_channels_of_all_images_in_their_order():
-    maps = np.zeros((2, 3, 3, 4))
-    maps[0, ..., 3], maps[1, 1, 1, 0], maps[1, ..., 2] = 1, 2, 5
-    assert list(convolutions.most_active(maps, 2)) == [2, 3]
-    assert list(convolutions.most_active(maps, 3)) == [0, 2, 3]
-    assert list(convolutions.most_active(maps, 9)) == [0, 1, 2, 3]
+def test_channels_are_active_and_unlike_one_another():
+    maps = np.zeros((2, 2, 2, 8))
+    step, spot = np.array([[1, 1], [0, 0]]), np.array([[1, 0], [0, 0]])
+    maps[..., 6] = 3 * step  # the most active
+    maps[..., 1] = 2 * step  # its copy
+    maps[..., 4] = 1 - step  # its opposite
+    maps[..., 3] = step.T
+    maps[..., 0] = spot / 10  # not active enough
+    assert list(convolutions.varied(maps, 1)) == [6]
+    assert list(convolutions.varied(maps, 2)) == [3, 6]
+    assert list(convolutions.varied(maps, 20)) == list(range(8))
+
+
+def test_dead_channels_are_channels_too():
+    assert list(convolutions.varied(np.zeros((2, 3, 3, 5)), 2)) == [0, 1]
+    assert list(convolutions.varied(np.zeros((2, 3, 3, 1)), 2)) == [0]
 
 
 @pytest.mark.parametrize("filters", [[3], [2, 3, 4, 5, 6]])
@@ -76,7 +85,7 @@ def test_any_number_of_convolutions(tensorflow, tmp_path, filters):
     for layer in model.layers[2 * len(filters) :][-4:]:
         signal = layer(signal)
     assert np.allclose(signal, model(images.astype("float32")), atol=1e-6)
-    chosen = [convolutions.most_active(each, 8) for each in maps]
+    chosen = [convolutions.varied(each, 8) for each in maps]
     path = tmp_path / "maps.png"
     explanations.draw_feature_maps("train_basic", images, [0, 1], maps, chosen, path)
     assert size(path)[1] > 200 * len(filters)
@@ -108,6 +117,19 @@ def test_grad_cam_lights_up_the_corner_that_decides(tensorflow):
     assert heat(model, images[:0]).shape[0] == 0
 
 
+@pytest.fixture
+def captions(monkeypatch):
+    """Of all pictures that are placed, marked ones in capitals."""
+    placed, picture = [], explanations.Sheet.picture
+
+    def note(sheet, left, top, size, caption, *layers, marked=False):
+        placed.append(caption.upper() if marked else caption)
+        picture(sheet, left, top, size, caption, *layers, marked=marked)
+
+    monkeypatch.setattr(explanations.Sheet, "picture", note)
+    return placed
+
+
 def looks(count, probability=0.5):
     """So many images of noise, their places in files with awkward names."""
     rng = np.random.default_rng(0)
@@ -128,6 +150,29 @@ def test_any_number_of_images_is_drawn_the_same_each_time(tmp_path, count):
         explanations.draw_looks("heading", looks(count), path, "train_augmented")
     assert (tmp_path / "once.png").read_bytes() == path.read_bytes()
     assert size(path)[1] > 100 * -(-count // 2)
+
+
+def test_the_models_stand_beside_each_image_and_the_one_meant_first(tmp_path, captions):
+    answers = looks(2, probability=0.75)
+    explanations.draw_looks("heading", answers, tmp_path / "looks.png", "train_augmented")
+    cat, *models = captions[:4]
+    assert cat.endswith("$x$.0.jpg\na cat")
+    assert models == [
+        "AUGMENTED\nP(DOG) 0.750 ✗",
+        "basic\nP(dog) 0.750 ✗",
+        "inception\nP(dog) 0.750 ✗",
+    ]
+    assert captions[4].endswith("a dog")
+    assert [caption[-1] for caption in captions[5:]] == ["✓"] * 3
+    explanations.draw_looks("heading", answers, tmp_path / "looks.png")
+    assert captions[9].startswith("basic")
+
+
+def test_cat_and_dog_show_the_same_channels(tmp_path, captions):
+    images = np.zeros((2, 40, 40, 3), np.uint8)
+    maps, channels = [np.ones((2, 5, 5, 9))], [np.array([3, 7])]
+    explanations.draw_feature_maps("train_basic", images, [0, 1], maps, channels, tmp_path / "m")
+    assert captions == ["a cat", "channel 3", "channel 7", "a dog", "channel 3", "channel 7"]
 
 
 def test_no_row_for_nobody(tmp_path):

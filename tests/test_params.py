@@ -88,6 +88,7 @@ def test_a_whole_number_may_be_written_as_a_power(tmp_path):
             "augmentation.zom is unknown: did you mean",
         ),
         ("train_inception", {"cut": "mixed11"}, "train_inception.cut is 'mixed11' but should be"),
+        ("evaluate", {"hits": 3}, "evaluate.hits is 3 but should be a multiple of 2"),
         ("split", {"train": 7}, "split.train is 7 but should be a multiple of 2"),
         ("runtime", {"onednn": "yes please"}, "runtime.onednn is 'yes please' but"),
     ],

@@ -44,15 +44,28 @@ def feature_maps(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
     return [part(images.astype(np.float32), training=False).numpy() for part in parts]
 
 
-def most_active(maps: np.ndarray, count: int) -> np.ndarray:
-    """Choose the channels that are most active on average over all images, in ascending order.
+def varied(maps: np.ndarray, count: int) -> np.ndarray:
+    """Choose channels that are active and unlike one another, in ascending order.
+
+    The most active ones are often copies of the image, all nearly the same. So, out of twice as
+    many of these, the first is chosen, then always that which correlates least with those before.
 
     Args:
         maps: N×rows×columns×channels.
         count: how many; fewer where there are fewer.
     """
-    ranked = np.argsort(-maps.mean(axis=(0, 1, 2)), kind="stable")
-    return np.sort(ranked[:count])
+    answers = maps.reshape(-1, maps.shape[-1]).astype(np.float64)
+    ranked = np.argsort(-answers.mean(axis=0), kind="stable")
+    active = ranked[: 2 * count]
+    with np.errstate(invalid="ignore"):  # a constant channel correlates with nothing
+        likeness = np.abs(np.corrcoef(answers[:, active], rowvar=False)).reshape(2 * active.shape)
+    likeness = np.nan_to_num(likeness, nan=1).round(6)  # coarser than a processor's last bits
+    chosen = [0]
+    while len(chosen) < min(count, len(active)):
+        nearest = likeness[chosen].max(axis=0)
+        nearest[chosen] = np.inf
+        chosen.append(int(nearest.argmin()))
+    return np.sort(active[chosen])
 
 
 def _convolutions(model: keras.Model) -> list[keras.layers.Conv2D]:

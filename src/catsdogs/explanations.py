@@ -25,14 +25,14 @@ CAPTION = 0.12  # one line of SMALL
 TITLE = 0.4
 
 SMALL, PRINT, LARGE = 6.5, 8, 12  # points
-LETTERS = 16  # of PRINT to an inch
+LETTERS = 16.5  # of PRINT to an inch
 
 HEAT = "inferno"
 READ_HEAT = (
     "Beside each image, the same under each model's heat map (Grad-CAM). Bright is where a model "
-    "found what speaks for its own answer, which is dog from P(dog) 0.5 on and cat below: ✓ is a "
-    "right one, ✗ a wrong one. Dark is what hardly counted. Every map has a scale of its own, up "
-    "to the brightest place in it; where all is dark, nothing in the image speaks for the answer."
+    "found what speaks for its own answer, dog from P(dog) 0.5 on and cat below: ✓ is a right "
+    "one, ✗ a wrong one. Dark is what hardly counted. Every map has a scale of its own, up to "
+    "its brightest place; where all is dark, nothing speaks for the answer."
 )
 
 
@@ -137,8 +137,9 @@ def draw_filters(stage: str, colours: np.ndarray, path: Path) -> None:
         "Each tile is a filter, laid over every place of an image in turn. Its colours are its "
         "weights for red, green and blue: grey is zero, brighter looks for light, darker for its "
         "absence, each filter on a scale of its own. So one that is bright on one side and dark "
-        "on the other answers to edges, one of a single colour to that colour. The number is that "
-        "of the channel in the feature maps.",
+        "on the other answers to edges, one of a single colour to that colour. Filters begin as "
+        "noise, and a short training leaves much of it. The number is the channel's in the "
+        "feature maps.",
         2 * MARGIN + columns * (size + GAP) - GAP,
         rows * (CAPTION + size + GAP),
     )
@@ -168,17 +169,17 @@ def draw_feature_maps(
         channels: for each convolution those to draw.
         path: the PNG to write.
     """
-    size = 0.95
+    size = 0.85
     row = CAPTION + size + GAP
     block = 2 * LINE + len(images) * row + LINE
     columns = 1 + max(len(chosen) for chosen in channels)
     sheet = Sheet(
-        f"{figures.title(stage)}: what each convolution finds in the same images",
+        f"{figures.title(stage)}: what its convolutions find in a cat and a dog",
         "A channel is what one filter answers at every place: black where it finds nothing, the "
-        "brighter the more, up to the most that it finds in these images, so a channel's maps "
-        "compare. Each convolution looks for patterns in all channels of the one before, at half "
-        "the resolution: first edges and colours, in the end what tells cats from dogs. Of each, "
-        "the channels are shown that are most active here.",
+        "brighter the more, on one scale for both images, so those can be compared. Each "
+        "convolution looks for patterns in all channels of the one before, at half the "
+        "resolution: first for edges and colours, then for shapes made of them. Shown are "
+        "channels that are active here and unlike one another.",
         max(NARROWEST, 2 * MARGIN + columns * (size + GAP) + SPACE - 2 * GAP),
         len(maps) * block - LINE,
     )
@@ -192,11 +193,17 @@ def draw_feature_maps(
             sheet.picture(MARGIN, top, size, f"a {CLASSES[int(label)]}", {"X": image})
             for column, channel in enumerate(chosen):
                 left = MARGIN + size + SPACE + column * (size + GAP)
-                most = max(float(found[..., channel].max()), 1e-12)
-                shades = {"X": answers[..., channel], "cmap": "gray", "vmin": 0, "vmax": most}
+                white = _white(found[..., channel])
+                shades = {"X": answers[..., channel], "cmap": "gray", "vmin": 0, "vmax": white}
                 sheet.picture(left, top, size, f"channel {channel}", shades)
             top += row
     sheet.save(path)
+
+
+def _white(answers: np.ndarray) -> float:
+    """What only one in twenty of a channel's answers exceeds, where it has any."""
+    active = answers[answers > 0]
+    return float(np.quantile(active, 0.95)) if active.size else 1.0
 
 
 def draw_looks(heading: str, looks: Looks, path: Path, subject: str = "") -> None:
@@ -208,7 +215,7 @@ def draw_looks(heading: str, looks: Looks, path: Path, subject: str = "") -> Non
         path: the PNG to write.
         subject: the training stage that the picture is about, which comes first; none by default.
     """
-    size, per_row = 1.0, 2
+    size, per_row = 0.85, 2
     row = 2 * CAPTION + size + 2 * GAP
     across = (1 + len(looks.maps)) * (size + GAP) - GAP
     stages = sorted(looks.maps, key=lambda stage: stage != subject)
