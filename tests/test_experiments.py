@@ -20,6 +20,7 @@ import pytest
 import requests
 import yaml
 from conftest import photo, runs
+from kill import Repro
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -209,8 +210,9 @@ def test_what_dvc_took_from_its_cache_is_recorded_on_demand(queued):
 def test_the_best_model_is_named_and_answers(queued, tmp_path):
     champion = ("python", "-m", "catsdogs.champion")
     said = queued.run(*champion).stdout.splitlines()
-    assert said[0].startswith("models:/catsdogs@champion is version 1, of 6 models:")
     trained = [run for run in runs(queued).values() if "model.md5" in run["tags"]]
+    count = len({run["tags"]["model.md5"] for run in trained})
+    assert said[0] == f"models:/catsdogs@champion is version 1, of {count} models:"
     scores = {
         run["tags"]["model.md5"]: {key: value for key, _, value in run["metrics"]}
         for run in trained
@@ -249,8 +251,55 @@ def test_the_best_model_is_named_and_answers(queued, tmp_path):
             assert "image 0 is neither an image file in base64 nor RGB pixels" in reply.text
 
 
+@pytest.fixture(scope="module")
+def interface(queued):
+    """MLflow's pages, as `make ui` serves them."""
+    with serving(queued, "mlflow", "ui", "--workers", "1") as address:
+        yield f"{address}/#/experiments/1/runs?workflowType=machine_learning"
+
+
+@pytest.fixture
+def page(browser, interface, queued):
+    """The runs of one experiment, as a person unfolds them, and the rows to pick from."""
+    name = min(experiments(queued))
+    page = browser.new_page(viewport={"width": 1600, "height": 1400})
+    page.set_default_timeout(60_000)
+    page.goto(interface)
+    page.get_by_placeholder("metrics.rmse").fill(f"tags.`dvc.experiment` = '{name}'")
+    page.get_by_placeholder("metrics.rmse").press("Enter")
+    page.get_by_text("4 matching runs").wait_for()
+    page.name, page.rows = name, page.locator(".ag-row:has(.ag-selection-checkbox)")
+    page.rows.filter(has_text=name).locator("[col-id*='Run Name'] button").first.click()
+    page.rows.filter(has_text="basic ·").wait_for()
+    yield page
+    page.close()
+
+
+def test_the_interface_compares_three_models(page):
+    for model in MODELS:
+        page.rows.filter(has_text=f"{model} ·").locator(".ag-selection-checkbox").first.click()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    page.get_by_text("Comparing 3 Runs from 1 Experiment").wait_for()
+    page.get_by_text("Show diff only").first.wait_for()
+    text = page.locator("body").inner_text()
+    for shown in (*(f"{model} · {page.name}" for model in MODELS), "augmentation.zoom"):
+        assert shown in text
+
+
+def test_the_interface_overlays_their_curves(page):
+    page.locator("label:has(input[value=CHART])").click()
+    page.get_by_placeholder("Search metric charts").fill("^(val_)?(accuracy|loss)$")
+    for quantity in ("accuracy", "loss", "val_accuracy", "val_loss"):
+        title = page.get_by_role("heading", name=quantity, exact=True)
+        title.wait_for()
+        chart = page.locator(".react-resizable").filter(has=title)
+        chart.locator(".scatterlayer .trace").nth(2).wait_for(state="attached")
+        assert chart.locator(".scatterlayer .trace").count() == 3
+
+
 def test_a_repeated_experiment_is_recorded_once(made, tmp_path):
     copy = made.copy(tmp_path / "copy")
+    assert copy.run(*SYNC).stdout == "workspace: recorded\n", "which has been committed since"
     before = by_name(copy)
     copy.run("dvc", "repro", "--force", "--single-item", "train_basic")
     assert len(runs(copy)) == len(before) + 2, "under way, it is one of its own"
@@ -318,3 +367,47 @@ def test_parallel_writers_of_a_new_store_do_not_fail(checkout):
 
 def md5(content):
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def test_an_experiment_up_to_one_training_is_recorded_as_far_as_it_goes(made, tmp_path):
+    """What `dvc.lock` has of the stages after it is of the commit that it was made from."""
+    copy = made.copy(tmp_path / "copy")
+    forget(copy)
+    change = ("--set-param", "train_basic.learning_rate=0.01")
+    copy.run("dvc", "exp", "run", "--temp", "--name", "part", *change, "train_basic")
+    found = by_name(copy)
+    assert set(found) == {"part", "basic · part"}
+    assert {run["status"] for run in found.values()} == {"FINISHED"}
+    assert copy.run(*SYNC, "part").stdout == "part: recorded\n"
+    found = by_name(copy)
+    assert set(found) == {"part", "basic · part"}, "completed, not written anew"
+    assert not any("/" in key for run in found.values() for key, _, _ in run["metrics"])
+    assert copy.run(*SYNC, "part").stdout == "part: nothing to do\n"
+    forget(copy)
+    assert copy.run(*SYNC, "part").stdout == "part: recorded\n"
+    again = by_name(copy)
+    assert {name: run["metrics"] for name, run in again.items()} == {
+        name: run["metrics"] for name, run in found.items()
+    }
+
+
+def test_sync_leaves_a_training_that_runs_alone(made, tmp_path):
+    copy = made.copy(tmp_path / "copy")
+    forget(copy)
+    copy.change_params({"train_basic": {"epochs": 500}})
+    running = Repro(copy, "train_basic")
+    while not any(run["tags"].get("dvc.stage") for run in stored(copy).values()):
+        time.sleep(1)
+    before = stored(copy)
+    copy.run(*SYNC)
+    running.kill(signal.SIGTERM, everything=True)
+    after = stored(copy)
+    assert set(before) < set(after)
+    assert {after[identity]["name"] for identity in before} == {
+        run["name"] for run in before.values()
+    }
+    assert len(after) == len(before) + 4, "the commit's are runs of their own"
+
+
+def stored(checkout):
+    return runs(checkout) if (checkout.path / "mlflow.db").exists() else {}

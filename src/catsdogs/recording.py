@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,37 +48,46 @@ def record_workspace() -> None:
         tags = tracking.current_tags()
         experiment = tags.get(tracking.EXPERIMENT_TAG, "")
         revision = tags.get(tracking.REVISION_TAG, "")
-        tracking.attempt(
-            "this experiment",
-            lambda: record(of_workspace(experiment, revision), tracking.under_way()),
-        )
+        tracking.attempt("this experiment", lambda: _record_completed(experiment, revision))
 
 
-def record(snapshot: Snapshot, under_way: str = "") -> bool:
+def _record_completed(experiment: str, revision: str) -> None:
+    snapshot = of_workspace(experiment, revision)
+    # What `dvc.lock` has of `compare` is of the last time, until this one ends.
+    stages = {name: stage for name, stage in snapshot.stages.items() if name != "compare"}
+    record(replace(snapshot, stages=stages), completed=True)
+
+
+def record(snapshot: Snapshot, completed: bool = False) -> bool:
     """Write into MLflow what it lacks of an experiment; return whether it lacked anything.
 
     Args:
         snapshot: the experiment.
-        under_way: by what its trainings, if they have just ended, marked its run.
+        completed: whether all of its stages have just ended.
 
     Raises:
         UserError: DVC does not have what is to be recorded.
     """
     store = _Store(tracking.connect(), snapshot)
-    begun = store.find(tracking.UNDER_WAY_TAG, under_way)
+    mark = tracking.under_way(snapshot.experiment, snapshot.parameters)
+    begun = [
+        run for run in store.find(tracking.UNDER_WAY_TAG, mark) if completed or store.agrees(run)
+    ]
     same = store.find(CONTENT_TAG, snapshot.content)
     if snapshot.experiment:
         same = [run for run in same if store.experiment_of(run) == snapshot.experiment]
     if complete := [run for run in same if run.info.status == "FINISHED"]:
-        for repeated in begun:  # the same experiment once more, with the same result
-            store.delete(repeated)
-        if CHANGES_TAG not in complete[0].data.tags or not snapshot.committed:
-            return False
-        same = complete  # recorded before it was committed
-    parent = (begun or same or [store.create()])[0]
-    for stage in layout.TRAININGS:
+        if completed:
+            for repeated in begun:  # the same experiment once more, with the same result
+                store.delete(repeated)
+        parent = complete[0]
+        if CHANGES_TAG not in parent.data.tags or not snapshot.committed:
+            return False  # else it was recorded before it was committed
+    else:
+        parent = (begun or same or [store.create()])[0]
+    for stage in snapshot.trainings:
         _record_training(store, parent.info.run_id, stage)
-    _record_whole(store, parent.info.run_id)
+    _record_whole(store, parent.info.run_id, completed)
     return True
 
 
@@ -108,6 +118,15 @@ class _Store:
         where = [self.mlflow_experiment]
         return list(self.client.search_runs(where, f"tags.`{tag}` = '{value}'")) if value else []
 
+    def agrees(self, parent: Run) -> bool:
+        """Whether all that is below a run has ended, with the models of the snapshot."""
+        models = {
+            self.snapshot.outputs(stage)[layout.model(stage)] for stage in self.snapshot.trainings
+        }
+        below = self.find(tracking.PARENT_TAG, parent.info.run_id)
+        made = {run.data.tags.get(tracking.MODEL_TAG) for run in below}
+        return bool(made) and made <= models
+
     @staticmethod
     def experiment_of(run: Run) -> str:
         return run.data.tags.get(tracking.EXPERIMENT_TAG, "")
@@ -124,7 +143,8 @@ class _Store:
     def finish(self, run_id: str, name: str, tags: dict[str, str]) -> None:
         """Name and tag a run whose content is all there."""
         tags = self.tags() | tags
-        for outdated in {CHANGES_TAG, tracking.UNDER_WAY_TAG} - set(tags):
+        complete = {tracking.UNDER_WAY_TAG} if self.snapshot.evaluated else set()
+        for outdated in ({CHANGES_TAG} | complete) - set(tags):
             if outdated in self.client.get_run(run_id).data.tags:
                 self.client.delete_tag(run_id, outdated)
         tracking.set_tags(self.client, run_id, tags)
@@ -158,14 +178,8 @@ def _record_training(store: _Store, parent: str, stage: str) -> None:
         client, run_id, fingerprint, interpolation, lambda: snapshot.fetch(layout.model(stage))
     )
     _log_curves(client, run_id, snapshot, stage)
-    scores = _read_json(snapshot, layout.metrics("evaluate"))[stage]
-    new = {f"evaluate/{name}": value for name, value in scores.items()}
-    if not set(new) <= set(client.get_run(run_id).data.metrics):
-        judges = snapshot.outputs("split")[layout.VALIDATION]
-        about = {"dataset_name": "validation", "dataset_digest": judges}
-        if not client.get_logged_model(model_id).metrics:  # a model may have several runs
-            about["model_id"] = model_id
-        tracking.log_metrics(client, run_id, new, **about)
+    if snapshot.evaluated:
+        _log_scores(client, run_id, snapshot, stage, model_id)
     files = {name: snapshot.fetch(path) for name, path in _files(snapshot, stage)}
     tracking.log_files(client, run_id, files)
     where = snapshot.experiment or snapshot.revision
@@ -178,21 +192,36 @@ def _record_training(store: _Store, parent: str, stage: str) -> None:
     store.finish(run_id, tracking.run_name(stage, store.name), tags)
 
 
-def _record_whole(store: _Store, run_id: str) -> None:
+def _log_scores(
+    client: MlflowClient, run_id: str, snapshot: Snapshot, stage: str, model_id: str
+) -> None:
+    scores = _read_json(snapshot, layout.metrics("evaluate"))[stage]
+    new = {f"evaluate/{name}": value for name, value in scores.items()}
+    if not set(new) <= set(client.get_run(run_id).data.metrics):
+        judges = snapshot.outputs("split")[layout.VALIDATION]
+        about = {"dataset_name": "validation", "dataset_digest": judges}
+        if not client.get_logged_model(model_id).metrics:  # a model may have several runs
+            about["model_id"] = model_id
+        tracking.log_metrics(client, run_id, new, **about)
+
+
+def _record_whole(store: _Store, run_id: str, completed: bool) -> None:
     """Complete the experiment's own run, which says that the others are complete."""
     client, snapshot = store.client, store.snapshot
     tracking.log_parameters(client, run_id, tracking.parameters("", snapshot.params))
     client.log_inputs(run_id, [_dataset(snapshot, side) for side in ("training", "validation")])
-    scores = _read_json(snapshot, layout.metrics("evaluate"))
-    summary = {
-        f"summary/{figures.title(stage)}_{name}": scores[stage][name]
-        for stage in layout.TRAININGS
-        for name in SUMMARY
-    }
-    if not set(summary) <= set(client.get_run(run_id).data.metrics):
-        tracking.log_metrics(client, run_id, summary)
-    files = {name: snapshot.fetch(path) for name, path in WHOLE.items() if snapshot.has(path)}
-    tracking.log_files(client, run_id, files)
+    if snapshot.evaluated:
+        scores = _read_json(snapshot, layout.metrics("evaluate"))
+        summary = {
+            f"summary/{figures.title(stage)}_{name}": scores[stage][name]
+            for stage in layout.TRAININGS
+            for name in SUMMARY
+        }
+        if not set(summary) <= set(client.get_run(run_id).data.metrics):
+            tracking.log_metrics(client, run_id, summary)
+    if completed or "compare" in snapshot.stages:
+        files = {name: snapshot.fetch(path) for name, path in WHOLE.items() if snapshot.has(path)}
+        tracking.log_files(client, run_id, files)
     tags = {
         CONTENT_TAG: snapshot.content,
         tracking.SOURCE_TAG: "dvc.yaml",

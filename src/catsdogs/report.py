@@ -18,6 +18,7 @@ from catsdogs.significance import difference_interval
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
+CNNS = ("train_basic", "train_augmented")
 TEMPLATE = Path(__file__).with_suffix(".html")
 
 
@@ -73,8 +74,28 @@ GALLERIES = (
     Gallery(
         "Worst mistakes",
         "The validation images on which a model was surest and wrong, each beside what spoke for "
-        "its answer: the brighter, the more (Grad-CAM).",
+        "each model's answer: the brighter, the more (Grad-CAM).",
         _each("mistakes"),
+    ),
+    Gallery(
+        "Best hits",
+        "The validation images on which a model was surest and right, half of them cats.",
+        _each("hits"),
+    ),
+    Gallery(
+        "The same images in every experiment",
+        "The first cats and dogs of the validation images, to lay two reports side by side.",
+        {"all three": layout.EVALUATION / "same_images.png"},
+    ),
+    Gallery(
+        "What the small networks look for",
+        "The first convolution's filters, as small pictures.",
+        _each("filters", CNNS),
+    ),
+    Gallery(
+        "What they find",
+        "One cat and one dog, and what each convolution makes of them: bright where it answers.",
+        _each("feature_maps", CNNS),
     ),
 )
 

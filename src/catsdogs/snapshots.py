@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catsdogs import layout
+from catsdogs import layout, params
 from catsdogs.files import digest
 from catsdogs.stage import UserError
 
@@ -33,7 +33,8 @@ class Snapshot:
     Attributes:
         experiment: DVC's name for it, or "" if it is a commit or the workspace.
         revision: the commit that it is, or that it was made from; "" outside of Git.
-        stages: the stages of `dvc.lock`.
+        stages: of `dvc.lock`, the stages that were made from one another.
+        parameters: all of `params.yaml`.
         committed: whether the revision holds it, rather than what it was made from.
         files: of a revision, where DVC finds its files; None for the workspace.
         folder: where files of a revision are put.
@@ -42,9 +43,20 @@ class Snapshot:
     experiment: str
     revision: str
     stages: Mapping[str, Any]
+    parameters: Mapping[str, Any]
     committed: bool
     files: DVCFileSystem | None = None
     folder: Path = Path()
+
+    @property
+    def trainings(self) -> list[str]:
+        """The training stages that have been run, or taken from DVC's cache."""
+        return [stage for stage in layout.TRAININGS if stage in self.stages]
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether all models have been evaluated; else it is a part of an experiment."""
+        return "evaluate" in self.stages
 
     @property
     def content(self) -> str:
@@ -52,6 +64,7 @@ class Snapshot:
         parts = [
             [stage, self.stages[stage].get("params"), self.stages[stage]["outs"]]
             for stage in DECISIVE
+            if stage in self.stages
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -95,7 +108,7 @@ class Snapshot:
 
 
 def of_workspace(experiment: str = "", revision: str = "") -> Snapshot:
-    """The experiment in the working directory, up to and including `evaluate`.
+    """The experiment in the working directory.
 
     Args:
         experiment: DVC's name for it, or "".
@@ -104,16 +117,13 @@ def of_workspace(experiment: str = "", revision: str = "") -> Snapshot:
     Raises:
         UserError: not all of its models are made and evaluated.
     """
-    stages = _stages(LOCK.read_text(encoding="utf-8") if LOCK.exists() else "", "the workspace")
-    # What there is of `compare` may be of an earlier experiment, and being made anew.
-    decisive = {stage: stages[stage] for stage in DECISIVE}
-    snapshot = Snapshot(experiment, revision or git("rev-parse", "HEAD"), decisive, committed=True)
-    try:
-        head = _stages(git("show", f"HEAD:{LOCK}"), "HEAD")
-    except UserError:
-        head = {}
-    same = head and replace(snapshot, stages=head).content == snapshot.content
-    return replace(snapshot, committed=bool(same))
+    stages = _coherent(LOCK.read_text(encoding="utf-8") if LOCK.exists() else "")
+    revision = revision or git("rev-parse", "HEAD")
+    snapshot = Snapshot(experiment, revision, stages, params.read(), committed=True)
+    if not snapshot.evaluated:
+        raise UserError("the workspace is not evaluated yet: run `dvc repro`")
+    head = replace(snapshot, stages=_coherent(git("show", f"HEAD:{LOCK}")))
+    return replace(snapshot, committed=head.content == snapshot.content)
 
 
 @contextmanager
@@ -126,15 +136,24 @@ def of_revision(revision: str, experiment: str = "", base: str = "") -> Iterator
         base: the commit that an experiment was made from.
 
     Raises:
-        UserError: the revision has no `dvc.lock`, or not all of its models are evaluated in it.
+        UserError: the revision has no model.
     """
     from dvc.api import DVCFileSystem
 
     files = DVCFileSystem(rev=revision)
-    lock = files.read_text(str(LOCK)) if files.exists(str(LOCK)) else ""
-    stages = _stages(lock, experiment or revision[:7])
+    texts = {
+        path: files.read_text(str(path)) if files.exists(str(path)) else ""
+        for path in (LOCK, params.PARAMS)
+    }
+    parameters = yaml.safe_load(texts[params.PARAMS]) or {}
+    stages = _coherent(texts[LOCK])
     with tempfile.TemporaryDirectory(prefix="catsdogs-") as folder:
-        yield Snapshot(experiment, base or revision, stages, True, files, Path(folder))
+        snapshot = Snapshot(
+            experiment, base or revision, stages, parameters, True, files, Path(folder)
+        )
+        if not snapshot.trainings:
+            raise UserError(f"{experiment or revision[:7]} has no model in its dvc.lock")
+        yield snapshot
 
 
 def git(*arguments: str) -> str:
@@ -144,9 +163,19 @@ def git(*arguments: str) -> str:
     ).stdout.strip()
 
 
-def _stages(lock: str, name: str) -> dict[str, Any]:
+def _coherent(lock: str) -> dict[str, Any]:
+    """The stages that were made from what `dvc.lock` has of the stages before them.
+
+    An experiment may have been run up to one stage only. The later ones are then still those of
+    the commit that it was made from, and do not belong to it.
+    """
     stages = (yaml.safe_load(lock) or {}).get("stages", {})
-    missing = [stage for stage in DECISIVE if stage not in stages]
-    if missing:
-        raise UserError(f"{name}: dvc.lock lacks {', '.join(missing)}: run `dvc repro`")
-    return stages
+    made = {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])}
+    coherent: dict[str, Any] = {}
+    hashes: dict[str, str] = {}
+    for name in (name for name in (*DECISIVE, "compare") if name in stages):
+        needed = [dep for dep in stages[name].get("deps", []) if dep["path"] in made]
+        if all(hashes.get(dep["path"]) == dep["md5"] for dep in needed):
+            coherent[name] = stages[name]
+            hashes |= {out["path"]: out["md5"] for out in stages[name].get("outs", [])}
+    return coherent

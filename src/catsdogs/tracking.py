@@ -11,6 +11,7 @@ goes on.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -110,8 +111,10 @@ class TrainingRun:
 
     def _open_parent(self, client: MlflowClient, experiment: str) -> str:
         """The run of the experiment that this training is part of, made by its first stage."""
-        tags = current_tags() | {UNDER_WAY_TAG: under_way(), SOURCE_TAG: "dvc.yaml"}
-        found = client.search_runs([experiment], f"tags.`{UNDER_WAY_TAG}` = '{under_way()}'")
+        tags = current_tags()
+        mark = under_way(tags.get(EXPERIMENT_TAG, ""), self.params)
+        tags |= {UNDER_WAY_TAG: mark, SOURCE_TAG: "dvc.yaml"}
+        found = client.search_runs([experiment], f"tags.`{UNDER_WAY_TAG}` = '{mark}'")
         if found:
             _reopen(client, found[0].info.run_id, tags)
             return found[0].info.run_id
@@ -129,7 +132,9 @@ class TrainingRun:
             client, self.run_id, fingerprint, interpolation, lambda: layout.model(self.stage)
         )
         client.set_tag(self.run_id, MODEL_TAG, fingerprint)
-        client.set_terminated(self.run_id, "FINISHED")
+        # The experiment's too, for this may be the last stage that is asked for.
+        for run_id in (self.run_id, self.parent_id):
+            client.set_terminated(run_id, "FINISHED")
 
     def _try(self, action: Callable[[MlflowClient], None]) -> None:
         client = self.client
@@ -169,7 +174,17 @@ def connect() -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         mlflow.set_tracking_uri(f"sqlite:///{layout.TRACKING_STORE}")
-    return mlflow.MlflowClient()
+    with _alone(mlflow.get_tracking_uri()):
+        return mlflow.MlflowClient()
+
+
+@contextlib.contextmanager
+def _alone(address: str) -> Iterator[None]:
+    """Keep other processes away: two that make the tables of one new SQLite file both fail."""
+    name = hashlib.sha256(address.encode()).hexdigest()[:16]
+    with Path(tempfile.gettempdir(), f"catsdogs-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def open_experiment(client: MlflowClient) -> str:
@@ -211,11 +226,15 @@ def _head() -> str:
     ).stdout.strip()
 
 
-def under_way() -> str:
-    """Tells an experiment that is not yet complete from others, also those of other machines."""
-    where = [platform.node(), str(layout.ROOT), os.environ.get("DVC_EXP_NAME", "")]
-    parts = json.dumps([where, params.read()], default=str)
-    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+def under_way(experiment: str, values: Mapping[str, Any]) -> str:
+    """Tells an experiment that is not yet complete from others, also those of other machines.
+
+    Args:
+        experiment: DVC's name for it, or "".
+        values: all of `params.yaml`.
+    """
+    parts = [platform.node(), str(layout.ROOT), experiment, values]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
 def experiment_name(tags: Mapping[str, str]) -> str:
