@@ -4,6 +4,9 @@ In: `data/raw/images.zip`.
 Out: `data/split/images.npy`, every usable image, uint8, N×size×size×3; `train.csv` and
 `validation.csv` beside it, with the row, name and label of each image; `rejected.csv`, what could
 not be used and why; `metrics/split.json`.
+
+With `split.tuning`, so many of the training images stand in `validation.csv` instead, and the
+validation images in neither table: no later stage sees what is to judge at the end.
 """
 
 import hashlib
@@ -22,10 +25,13 @@ from catsdogs.stage import UserError
 import numpy as np
 from pydantic import Field
 
+SIDES = ("train", "validation", "tuning")
+
 
 class Split(params.Section):
     train: Annotated[params.Whole, Field(ge=2, multiple_of=2)]
     validation: Annotated[params.Whole, Field(ge=2, multiple_of=2)]
+    tuning: Annotated[params.Whole, Field(ge=0, multiple_of=2)]
     image_size: Annotated[params.Whole, Field(ge=16, le=2048)]
     interpolation: Literal["nearest", "bilinear", "bicubic"]
     max_megapixels: Annotated[params.Real, Field(gt=0, le=178)]
@@ -41,31 +47,34 @@ class Picture(NamedTuple):
 
 def main() -> None:
     split = params.load("split", Split)
+    if split.tuning >= split.train:
+        raise UserError("split.tuning should be less than split.train, of which it is a part")
     with replacing(layout.PIXELS) as part:
         pictures, rejected = store(split, part)
         write_csv(layout.REJECTED, ["name", "reason"], rejected)
-        train, validation = draw(pictures, split)
+        sides = draw(pictures, split)
+    judge = "tuning" if split.tuning else "validation"
     # In the order of the draw, so that the first hundred are a fair sample of all.
-    for path, drawn in ((layout.TRAIN, train), (layout.VALIDATION, validation)):
-        rows = [(picture.row, picture.name, picture.label) for picture in drawn]
+    for path, side in ((layout.TRAIN, "train"), (layout.VALIDATION, judge)):
+        rows = [(picture.row, picture.name, picture.label) for picture in sides[side]]
         write_csv(path, ["row", "name", "label"], rows)
+    counts = {side: len(drawn) for side, drawn in sides.items()}
     sizes = Counter(picture.digest for picture in pictures).values()
-    counts = {"train": len(train), "validation": len(validation)}
-    asked = {"train": split.train, "validation": split.validation}
-    write_json(
-        layout.metrics("split"),
-        {
-            **counts,
-            "asked": asked,
-            "rejected": len(rejected),
-            "duplicate_groups": sum(size > 1 for size in sizes),
-            "exact_copies": sum(sizes) - len(sizes),
-        },
-    )
+    metrics = {
+        **counts,
+        "judged_by": judge,
+        "asked": {side: getattr(split, side) for side in sides},
+        "rejected": len(rejected),
+        "duplicate_groups": sum(size > 1 for size in sizes),
+        "exact_copies": sum(sizes) - len(sizes),
+    }
+    write_json(layout.metrics("split"), metrics)
     print(f"{counts['train']:,} training and {counts['validation']:,} validation images")
-    if counts != asked:
+    if split.tuning:
+        print(f"{counts['tuning']:,} tuning images judge; the validation images are set aside")
+    if sum(counts.values()) < split.train + split.validation:
         print(
-            f"fewer than the {asked['train']:,} and {asked['validation']:,} asked for: there are "
+            f"fewer than the {split.train:,} and {split.validation:,} asked for: there are "
             f"{len(pictures):,} usable images, {len(rejected):,} were rejected"
         )
 
@@ -88,42 +97,48 @@ def store(split: Split, target: Path) -> tuple[list[Picture], list[tuple[str, st
     return pictures, rejected
 
 
-def draw(pictures: Sequence[Picture], split: Split) -> tuple[list[Picture], list[Picture]]:
-    """Draw the training and the validation images, half of each class, none on both sides.
+def draw(pictures: Sequence[Picture], split: Split) -> dict[str, list[Picture]]:
+    """Draw the images of each side, half of each class, none on two sides.
 
-    Images that are the same to the pixel stay together. Groups of them come last when validation
-    images are drawn, so that those are distinct where that is possible.
+    The tuning images are taken from the training images after all else is drawn, so that the
+    validation images are the same with and without them.
 
     Raises:
-        UserError: there are too few usable images for both sides.
+        UserError: there are too few usable images for one of the sides.
     """
     per_class = min(sum(picture.label == label for picture in pictures) for label in (0, 1))
     asked = split.train + split.validation
     available = min(2 * per_class, asked)
-    quota = {
-        side: getattr(split, side) * available // asked // 2 for side in ("train", "validation")
-    }
+    quota = {side: getattr(split, side) * available // asked // 2 for side in SIDES}
     rng = np.random.default_rng(split.seed)
-    validation = list(take(shuffled_groups(pictures, rng), quota["validation"]))
-    held_out = {picture.digest for picture in validation}
-    rest = [[picture] for picture in pictures if picture.digest not in held_out]
-    train = list(take([rest[i] for i in rng.permutation(len(rest))], quota["train"]))
-    for side, drawn in (("train", train), ("validation", validation)):
-        if not drawn or {picture.label for picture in drawn} != {0, 1}:
+    validation, rest = hold_out(pictures, quota["validation"], rng)
+    train = list(take([[rest[i]] for i in rng.permutation(len(rest))], quota["train"]))
+    tuning, train = hold_out(train, quota["tuning"], rng)
+    sides = {"train": train, "validation": validation, "tuning": tuning}
+    for side, drawn in sides.items():
+        if getattr(split, side) and {picture.label for picture in drawn} != {0, 1}:
             raise UserError(
                 f"{len(pictures)} usable images in {layout.ARCHIVE} are too few for split.{side}: "
                 f"{layout.REJECTED} says what was left out and why; give more, or other shares"
             )
-    return train, validation
+    return sides
 
 
-def shuffled_groups(pictures: Sequence[Picture], rng: np.random.Generator) -> list[list[Picture]]:
-    """Group equal images; shuffle the groups, those of one image first."""
+def hold_out(
+    pictures: Sequence[Picture], per_class: int, rng: np.random.Generator
+) -> tuple[list[Picture], list[Picture]]:
+    """Draw so many images of each class; return them, and those that are equal to none of them.
+
+    Images that are the same to the pixel stay together. Groups of them come last, so that what is
+    drawn is distinct where that is possible.
+    """
     groups: dict[bytes, list[Picture]] = {}
     for picture in pictures:
         groups.setdefault(picture.digest, []).append(picture)
     order = [list(groups.values())[i] for i in rng.permutation(len(groups))]
-    return sorted(order, key=lambda group: len(group) > 1)
+    held = list(take(sorted(order, key=lambda group: len(group) > 1), per_class))
+    digests = {picture.digest for picture in held}
+    return held, [picture for picture in pictures if picture.digest not in digests]
 
 
 def take(groups: Sequence[Sequence[Picture]], per_class: int) -> Iterator[Picture]:

@@ -52,7 +52,13 @@ def comparison(right=(400, 405, 480), differ=(False, True, True), **changes) -> 
         name: pair(7 + max(0, right[i] - right[j]), 7 + max(0, right[j] - right[i]), differs)
         for (name, (i, j)), differs in zip(pairs.items(), differ, strict=True)
     }
-    split = {"train": 2000, "validation": IMAGES, "asked": {"train": 20000, "validation": 5000}}
+    split = {
+        "train": 2000,
+        "validation": IMAGES,
+        "tuning": 0,
+        "judged_by": "validation",
+        "asked": {"train": 20000, "validation": 5000, "tuning": 0},
+    }
     download = {
         "source": "photographs.zip",
         "sha256": "f875364eb80b079c559deb06e8810206847c4617b41c6de35c9248f4b08cc450",
@@ -265,3 +271,16 @@ def test_a_browser_shows_it_without_network(made, browser, width):
     assert scrolls <= 0
     assert "This was a rehearsal." in warned
     assert (made.path / "plots/report.html").stat().st_size < 3e6
+
+
+def test_tuning_images_are_not_called_validation_images(pictures):
+    told = comparison()
+    told.measured["split"] |= {"tuning": IMAGES, "validation": 999, "judged_by": "tuning"}
+    told.measured["split"]["asked"]["tuning"] = 4000
+    table, page = report.table(told), Elements(report.page(told)).text
+    assert table.startswith(f"On all {IMAGES} tuning images")
+    assert "The images are tuning images: no validation image has been looked at." in table
+    assert f"of {IMAGES} tuning images right" in page
+    assert "the validation images are still unseen" in page
+    assert "999" not in page
+    assert "asked for: 20,000 and 4,000" in page

@@ -59,7 +59,7 @@ def test_counts_are_exact_and_balanced(run_split):
 def test_fewer_images_shrink_both_sides_in_proportion(run_split, capsys):
     tables, metrics = run_split(pictures(25), train=20000, validation=5000)
     assert (len(tables["train"]), len(tables["validation"])) == (40, 10)
-    assert metrics["asked"] == {"train": 20000, "validation": 5000}
+    assert metrics["asked"] == {"train": 20000, "validation": 5000, "tuning": 0}
     assert "fewer than the 20,000 and 5,000 asked for" in capsys.readouterr().out
 
 
@@ -105,6 +105,60 @@ def test_copies_stay_together_where_there_is_nothing_else(run_split):
     sides = [{files[name] for name in names(tables[side])} for side in ("train", "validation")]
     assert not sides[0] & sides[1]
     assert len(tables["validation"]) == 8
+
+
+@pytest.mark.parametrize("seed", (1, 2))
+def test_tuning_images_judge_in_place_of_the_validation_images(run_split, capsys, seed):
+    plain, metrics = run_split(pictures(20), train=20, validation=10, seed=seed)
+    assert (metrics["tuning"], metrics["judged_by"]) == (0, "validation")
+    tables, metrics = run_split(pictures(20), train=20, validation=10, tuning=6, seed=seed)
+    counts = [metrics[side] for side in ("train", "tuning", "validation")]
+    assert (counts, metrics["judged_by"]) == ([14, 6, 10], "tuning")
+    assert "6 tuning images judge; the validation images are set aside" in capsys.readouterr().out
+    train, judging = tables["train"], tables["validation"]
+    assert [labels(table).count(1) for table in (train, judging)] == [7, 3]
+    assert sorted(names(train) + names(judging)) == sorted(names(plain["train"]))
+    again, _ = run_split(pictures(20), train=20, validation=10, tuning=6, seed=seed)
+    assert again == tables
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_copies_leak_neither_to_tuning_nor_from_validation(run_split, seed):
+    files = pictures(20)
+    for number in range(8):
+        files[f"cat/copy{number}.jpg"] = files[f"cat/{number}.jpg"]
+        files[f"dog/copy{number}.jpg"] = files[f"dog/{number}.jpg"]
+    kinds = {"train": 36, "validation": 20, "seed": seed}
+    plain, _ = run_split(files, **kinds)
+    tables, metrics = run_split(files, **kinds, tuning=24)
+    assert [metrics[side] for side in ("train", "tuning", "validation")] == [12, 24, 20]
+    train, tuning, validation = (
+        {files[name] for name in names(table)}
+        for table in (tables["train"], tables["validation"], plain["validation"])
+    )
+    assert not train & tuning and not (train | tuning) & validation
+    assert len(tuning) < 24, "some copies are drawn, together"
+
+
+def test_fewer_images_shrink_tuning_in_proportion(run_split):
+    tables, metrics = run_split(pictures(25), tuning=4000)
+    assert (len(tables["train"]), len(tables["validation"])) == (32, 8)
+    assert metrics["validation"] == 10
+    assert metrics["asked"] == {"train": 20000, "validation": 5000, "tuning": 4000}
+
+
+@pytest.mark.parametrize(
+    ("tuning", "problem"),
+    [
+        (20000, "split.tuning should be less than split.train"),
+        (3, "split.tuning is 3 but should be a multiple of 2"),
+        (-2, "split.tuning is -2 but should be greater than or equal to 0"),
+        (2, "50 usable images in data/raw/images.zip are too few for split.tuning"),
+    ],
+)
+def test_tuning_that_cannot_be_drawn_is_one_line(run_split, tuning, problem):
+    with pytest.raises(UserError, match=problem):
+        run_split(pictures(25), tuning=tuning)
 
 
 def test_broken_images_are_left_out_with_their_reason(run_split):

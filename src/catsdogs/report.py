@@ -45,6 +45,16 @@ class Comparison:
     significance: float  # of the tests
 
     @property
+    def judges(self) -> str:
+        """Which images judge: `validation`, or `tuning` where parameters are being chosen."""
+        return self.measured["split"]["judged_by"]
+
+    @property
+    def images(self) -> int:
+        """How many images judge."""
+        return self.measured["split"][self.judges]
+
+    @property
     def untrained(self) -> bool:
         """Whether Inception's trunk has random weights."""
         return self.measured["train_inception"]["weights"] == "random"
@@ -104,8 +114,8 @@ def table(comparison: Comparison) -> str:
     """The comparison in Markdown: a table of the models, and the tests in words."""
     measured = comparison.measured
     lines = [
-        f"On all {measured['split']['validation']:,} validation images, the interval of the "
-        "accuracy in brackets; and, as",
+        f"On all {comparison.images:,} {comparison.judges} images, the interval of the accuracy in "
+        "brackets; and, as",
         "the notebook has it, on those that a training looks at after its last epoch.",
         "",
         "| model | accuracy | loss | last epoch's accuracy | notebook's | last epoch's loss "
@@ -123,6 +133,8 @@ def table(comparison: Comparison) -> str:
         )
     lines += ["", f"McNemar's test on the same images, at {comparison.significance:g} after Holm:"]
     lines += ["", *(f"- {verdict(pair, test)}" for pair, test in comparison.tests.items())]
+    if comparison.judges == "tuning":
+        lines += ["", "The images are tuning images: no validation image has been looked at."]
     if comparison.untrained:
         lines += ["", "Inception's trunk is untrained (random weights): this was a rehearsal."]
     return "\n".join(lines) + "\n"
@@ -147,7 +159,7 @@ def _ranked(pair: str, test: dict[str, Any]) -> tuple[str, str, int, int]:
 
 def summary(comparison: Comparison) -> str:
     """Say in a few sentences which model is best, by how much, and what cannot be told apart."""
-    scores, images = comparison.measured["evaluate"], comparison.measured["split"]["validation"]
+    scores, images = comparison.measured["evaluate"], comparison.images
     stage = max(layout.TRAININGS, key=lambda name: scores[name]["accuracy"])
     leader, score = figures.title(stage), scores[stage]
     level = 1 - comparison.significance
@@ -165,7 +177,7 @@ def summary(comparison: Comparison) -> str:
         else:
             alike.append(f"{one} and {other} cannot be told apart")
     right = (
-        f"{score['cats_right'] + score['dogs_right']:,} of {images:,} validation images right, "
+        f"{score['cats_right'] + score['dogs_right']:,} of {images:,} {comparison.judges} images right, "
         f"{score['accuracy']:.1%} ({100 * comparison.confidence:g}% interval "
         f"{100 * score['accuracy_low']:.1f} to {100 * score['accuracy_high']:.1f})"
     )
@@ -193,6 +205,8 @@ def page(comparison: Comparison) -> str:
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         vars(comparison),
+        judges=comparison.judges,
+        judging=comparison.images,
         untrained=comparison.untrained,
         shortened=comparison.shortened,
         stages=layout.TRAININGS,
