@@ -1,0 +1,188 @@
+"""Choosing parameters: Optuna asks, DVC's queue runs, tuning images judge."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from catsdogs import search
+from catsdogs.stage import UserError
+
+import pytest
+from conftest import REPOSITORY
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+RATE = "train_basic.learning_rate"
+# Of the two trials of this very command one has a learning rate that fails.
+COMMAND = ["python", "-m", "catsdogs.search", "train_basic", f"{RATE}=0.001,1e+38"]
+COMMAND += ["--trials", "2", "--jobs", "2", "--tuning", "7000"]
+
+
+@pytest.mark.slow
+def test_a_search_that_is_stopped_goes_on_and_runs_each_trial_once(copy):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen(COMMAND, cwd=copy.path, env=copy.environment(), **pipes)
+    begun = copy.path / ".dvc/tmp/exps/run"
+    while first.poll() is None and not (begun.exists() and list(begun.iterdir())):
+        time.sleep(0.2)
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate()
+    assert first.returncode == 130, errors
+    assert errors.splitlines()[-1].startswith("interrupted: DVC's queue goes on")
+
+    printed = copy.run(*COMMAND).stdout
+    trials = dict(re.findall(r"^(search-\w+-\d): (.*)$", printed, re.MULTILINE))
+    assert len(trials) == 2
+    (failed,) = (name for name, line in trials.items() if f"{RATE}=1e+38: failed" in line)
+    (good,) = trials.keys() - {failed}
+    assert sorted(copy.run(*COMMAND).stdout.splitlines()) == sorted(printed.splitlines())
+
+    queue = copy.run("dvc", "queue", "status").stdout
+    assert re.findall(rf" {failed} .* (\w+)\n", queue) == ["Failed"]
+    assert re.findall(rf" {good} .* (\w+)\n", queue) == ["Success"]
+    copy.run("dvc", "queue", "stop")
+    (reference,) = copy.git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{good}").split()
+    metrics = json.loads(copy.git("show", f"{reference}:metrics/train_basic.json"))
+    assert trials[good] == f"{RATE}=0.001: val_accuracy {metrics['val_accuracy']}"
+    assert f"the best is {good}, val_accuracy {metrics['val_accuracy']} on tuning" in printed
+    assert f"dvc exp apply {good}\n" in printed
+    assert f"dvc exp run -S {RATE}=0.001\n" in printed
+    split = json.loads(copy.git("show", f"{reference}:metrics/split.json"))
+    assert (split["judged_by"], split["tuning"], split["train"]) == ("tuning", 16, 32)
+    assert copy.git("status", "--porcelain") == ""
+
+
+@pytest.fixture
+def play(monkeypatch, capsys):
+    """Search with a played training; return what was asked, in order, and what was printed."""
+
+    def run(train, *options):
+        asked = []
+
+        def run_experiments(batch, _):
+            for name, settings in batch.items():
+                asked.append(settings)
+                yield name, train(*settings)
+
+        monkeypatch.chdir(REPOSITORY)
+        monkeypatch.setattr(search, "begin", lambda _: "abc")
+        monkeypatch.setattr(search, "run_experiments", run_experiments)
+        monkeypatch.setattr(sys, "argv", ["search", "train_basic", *options])
+        search.main()
+        return asked, capsys.readouterr().out
+
+    return run
+
+
+def test_equal_results_lead_to_equal_trials_wherever_a_search_stopped(play):
+    space = [f"{RATE}=tag(log,interval(1e-5,1))", "train_basic.dense=[4],[8]"]
+
+    def good_near_the_end(rate, _):
+        return float(rate.split("=")[1])
+
+    few, _ = play(good_near_the_end, *space, "--jobs", "3", "--trials", "8")
+    many, printed = play(good_near_the_end, *space, "--jobs", "3", "--trials", "30")
+    assert many[:8] == few
+    assert len({tuple(each) for each in many}) == 30
+    best = max(range(30), key=lambda number: good_near_the_end(*many[number]))
+    assert f"the best is search-abc-{best + 1}, val_accuracy" in printed
+    assert f"dvc exp run -S {many[best][0]} -S " in printed
+    least, _ = play(
+        good_near_the_end, *space, "--jobs", "3", "--trials", "30", "--metric", "val_loss"
+    )
+    assert least[:10] == many[:10], "the first ten are random"
+
+    def mean(trials):
+        rates = [good_near_the_end(*each) for each in trials[15:]]
+        return sum(rates) / len(rates)
+
+    assert mean(least) < 0.01 < mean(many), "the others go where it was good"
+
+
+def test_without_any_result_there_is_no_best(play):
+    with pytest.raises(UserError, match="no trial has a result"):
+        play(lambda _: None, f"{RATE}=1,2", "--trials", "2")
+
+
+def test_spaces_are_of_hydras_grammar(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    space = {
+        f"{RATE}=tag(log,interval(1e-4,1e-2))": FloatDistribution(1e-4, 1e-2, log=True),
+        "train_inception.dropout=interval(0,0.5)": FloatDistribution(0, 0.5),
+        "train_basic.batch_size=int(interval(8,64))": IntDistribution(8, 64),
+        "train_basic.dense=[64,256],[128]": CategoricalDistribution(["[64,256]", "[128]"]),
+        "train_basic.optimizer=choice(adam,sgd)": CategoricalDistribution(["adam", "sgd"]),
+        "train_basic.epochs=range(2,7,2)": CategoricalDistribution(["2", "4", "6"]),
+        "train_basic.seed=3": CategoricalDistribution(["3"]),
+        "train_augmented.augmentation.zoom=0.1,0.2": CategoricalDistribution(["0.1", "0.2"]),
+    }
+    for text, distribution in space.items():
+        name = text.partition("=")[0]
+        assert search.read_space(name.split(".")[0], [text]) == {name: distribution}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("train_basic.learnin_rate=1,2", "train_basic has no such parameter in params.yaml"),
+        ("train_augmented.dense=[1],[2]", "train_basic has no such parameter"),
+        ("split.tuning=0,2", "train_basic has no such parameter"),
+        (RATE, "missing EQUAL"),
+        (f"{RATE}=log(1,2)", "Unknown function 'log'"),
+        (f"{RATE}=tag(log,interval(0,1))", "low"),
+        (f"{RATE}=interval(2,1)", "low"),
+    ],
+)
+def test_spaces_that_are_none_are_one_line(monkeypatch, text, problem):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(UserError, match=re.escape(problem)) as error:
+        search.read_space("train_basic", [text])
+    assert "\n" not in str(error.value)
+
+
+def arguments(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["search", "train_basic", f"{RATE}=1,2", *options])
+    return search._parse()
+
+
+def test_what_a_search_needs_to_begin(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="without tuning images, the validation"):
+        search.begin(arguments(monkeypatch, "--tuning", "0"))
+    with pytest.raises(UserError, match="git status --porcelain: not a git repository"):
+        search.begin(arguments(monkeypatch))
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    (tmp_path / "file").write_text("one")
+    for command in (["init", "--quiet"], ["add", "file"], [*identity, "commit", "-qm", "test"]):
+        subprocess.run(["git", *command], check=True)
+    (tmp_path / "file").write_text("two")
+    with pytest.raises(UserError, match="commit your changes first, or stash them"):
+        search.begin(arguments(monkeypatch))
+
+
+def test_a_split_that_cannot_be_ends_the_search(monkeypatch, copy):
+    """What the stage says is what the user reads, before any trial is queued."""
+    monkeypatch.chdir(copy.path)
+    for name, value in copy.environment().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"dvc exp run: split\.tuning should be less than"):
+        search.begin(arguments(monkeypatch, "--tuning", "20000"))
+
+
+def test_trials_whose_worker_is_gone_are_named(monkeypatch):
+    """Played: DVC calls them running after a power cut, and no worker is there."""
+    monkeypatch.setattr(search, "_states", lambda: {"a": "Running", "b": "Failed"})
+    monkeypatch.setattr(search, "_run", lambda *_: "\nWorker status: 0 active, 1 idle")
+    with pytest.raises(UserError, match="nobody runs a now: `dvc queue kill a`, `dvc queue rem"):
+        list(search.run_experiments({"a": [], "b": []}, arguments(monkeypatch)))
+
+
+def test_the_comparison_says_that_tuning_images_judged(copy):
+    told = "The images here are tuning images: no validation image has been looked at."
+    assert told not in (copy.path / "metrics/compare.md").read_text()
+    path = copy.path / "metrics/split.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"judged_by": "tuning"}))
+    copy.script("compare")
+    assert (copy.path / "metrics/compare.md").read_text().splitlines()[-1] == told
