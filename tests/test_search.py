@@ -43,7 +43,10 @@ def test_a_search_that_is_stopped_goes_on_and_runs_each_trial_once(copy):
     assert re.findall(rf" {failed} .* (\w+)\n", queue) == ["Failed"]
     assert re.findall(rf" {good} .* (\w+)\n", queue) == ["Success"]
     copy.run("dvc", "queue", "stop")
-    (reference,) = copy.git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{good}").split()
+    (reference,) = copy.git(
+        "for-each-ref", "--format=%(refname)", "refs/exps/*/*/search-*"
+    ).split()
+    assert reference.endswith(f"/{good}"), "and no other experiment is left"
     metrics = json.loads(copy.git("show", f"{reference}:metrics/train_basic.json"))
     assert trials[good] == f"{RATE}=0.001: val_accuracy {metrics['val_accuracy']}"
     assert f"the best is {good}, val_accuracy {metrics['val_accuracy']} on tuning" in printed

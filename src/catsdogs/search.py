@@ -112,8 +112,11 @@ def begin(arguments: argparse.Namespace) -> str:
         raise UserError("trials belong to a commit: commit your changes first, or stash them")
     command = {name: value for name, value in vars(arguments).items() if name != "trials"}
     search = hashlib.sha256(json.dumps(command, sort_keys=True).encode()).hexdigest()[:6]
-    if f"search-{search}-split" not in _states():
-        _experiment(f"search-{search}-split", arguments.tuning, [], "--temp", "split")
+    known, split = _states(), f"search-{search}-split"
+    if f"search-{search}-1" not in known:
+        if split not in known:
+            _experiment(split, arguments.tuning, [], "--temp", "split")
+        _run("dvc", "exp", "remove", split)  # DVC's cache has the split; its scores are others'
     return search
 
 
