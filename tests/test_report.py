@@ -93,7 +93,7 @@ def pictures(tmp_path, monkeypatch):
     paths = [path for gallery in report.GALLERIES for path in gallery.pictures.values()]
     for number, path in enumerate([*paths, *map(layout.figure, ("compare", "compare_scores"))]):
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 6), (number, 0, 0)).save(path)
+        Image.new("RGB", (8, 6), (19 * number, 0, 0)).save(path)
     return paths
 
 

@@ -114,8 +114,8 @@ def table(comparison: Comparison) -> str:
     """The comparison in Markdown: a table of the models, and the tests in words."""
     measured = comparison.measured
     lines = [
-        f"On all {comparison.images:,} {comparison.judges} images, the interval of the accuracy in "
-        "brackets; and, as",
+        f"On all {comparison.images:,} {comparison.judges} images, the interval of the "
+        "accuracy in brackets; and, as",
         "the notebook has it, on those that a training looks at after its last epoch.",
         "",
         "| model | accuracy | loss | last epoch's accuracy | notebook's | last epoch's loss "
@@ -177,8 +177,8 @@ def summary(comparison: Comparison) -> str:
         else:
             alike.append(f"{one} and {other} cannot be told apart")
     right = (
-        f"{score['cats_right'] + score['dogs_right']:,} of {images:,} {comparison.judges} images right, "
-        f"{score['accuracy']:.1%} ({100 * comparison.confidence:g}% interval "
+        f"{score['cats_right'] + score['dogs_right']:,} of {images:,} {comparison.judges} images "
+        f"right, {score['accuracy']:.1%} ({100 * comparison.confidence:g}% interval "
         f"{100 * score['accuracy_low']:.1f} to {100 * score['accuracy_high']:.1f})"
     )
     best = f"The best of the three is {leader}: it gets {right}"
