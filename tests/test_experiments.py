@@ -68,7 +68,7 @@ def by_name(checkout):
         run["parent"] = parent and found[parent]["name"]
         for tag in ("training", "mlflow.user"):
             run["tags"].pop(tag, None)
-        (folder,) = (checkout.path / "mlartifacts").glob(f"{identity}/artifacts")
+        folder = checkout.path / "mlartifacts" / identity / "artifacts"
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         run["files"] = {str(path.relative_to(folder)): path.read_bytes() for path in files}
     named = {run["name"]: run for run in found.values()}
@@ -292,9 +292,12 @@ def test_the_interface_overlays_their_curves(page):
     for quantity in ("accuracy", "loss", "val_accuracy", "val_loss"):
         title = page.get_by_role("heading", name=quantity, exact=True)
         title.wait_for()
-        chart = page.locator(".react-resizable").filter(has=title)
-        chart.locator(".scatterlayer .trace").nth(2).wait_for(state="attached")
-        assert chart.locator(".scatterlayer .trace").count() == 3
+        card = page.get_by_test_id("experiment-view-compare-runs-card").filter(has=title)
+        card.locator("path.js-line").nth(2).wait_for(state="attached")
+        lines = card.locator("path.js-line").all()
+        assert len({line.evaluate("each => each.style.stroke") for line in lines}) == 3
+        for model in MODELS:
+            card.get_by_text(f"{model} · {page.name} ({quantity})").wait_for(state="attached")
 
 
 def test_a_repeated_experiment_is_recorded_once(made, tmp_path):
@@ -370,17 +373,18 @@ def md5(content):
 
 
 def test_an_experiment_up_to_one_training_is_recorded_as_far_as_it_goes(made, tmp_path):
-    """What `dvc.lock` has of the stages after it is of the commit that it was made from."""
+    """Its two other models are the commit's; the commit's evaluation is of another model."""
     copy = made.copy(tmp_path / "copy")
     forget(copy)
     change = ("--set-param", "train_basic.learning_rate=0.01")
     copy.run("dvc", "exp", "run", "--temp", "--name", "part", *change, "train_basic")
-    found = by_name(copy)
-    assert set(found) == {"part", "basic · part"}
-    assert {run["status"] for run in found.values()} == {"FINISHED"}
+    begun = runs(copy)
+    assert {run["name"] for run in begun.values()} == {"part", "basic · part"}
+    assert {run["status"] for run in begun.values()} == {"FINISHED"}
     assert copy.run(*SYNC, "part").stdout == "part: recorded\n"
     found = by_name(copy)
-    assert set(found) == {"part", "basic · part"}, "completed, not written anew"
+    assert set(found) == {"part", *(f"{model} · part" for model in MODELS)}
+    assert set(begun) < set(runs(copy)), "completed, not written anew"
     assert not any("/" in key for run in found.values() for key, _, _ in run["metrics"])
     assert copy.run(*SYNC, "part").stdout == "part: nothing to do\n"
     forget(copy)
@@ -398,15 +402,14 @@ def test_sync_leaves_a_training_that_runs_alone(made, tmp_path):
     running = Repro(copy, "train_basic")
     while not any(run["tags"].get("dvc.stage") for run in stored(copy).values()):
         time.sleep(1)
-    before = stored(copy)
-    copy.run(*SYNC)
+    before = set(stored(copy))
+    said = copy.run(*SYNC, "workspace", check=False).stderr
+    assert "is not what dvc.lock has" in said, "DVC has removed the outputs"
+    assert set(stored(copy)) == before, "and nothing was begun"
+    assert copy.run(*SYNC, "HEAD").stdout == "HEAD: recorded\n"
     running.kill(signal.SIGTERM, everything=True)
-    after = stored(copy)
-    assert set(before) < set(after)
-    assert {after[identity]["name"] for identity in before} == {
-        run["name"] for run in before.values()
-    }
-    assert len(after) == len(before) + 4, "the commit's are runs of their own"
+    assert before < set(stored(copy))
+    assert len(stored(copy)) == len(before) + 4, "the commit's are runs of their own"
 
 
 def stored(checkout):

@@ -279,7 +279,7 @@ def test_tuning_images_are_not_called_validation_images(pictures):
     told.measured["split"]["asked"]["tuning"] = 4000
     table, page = report.table(told), Elements(report.page(told)).text
     assert table.startswith(f"On all {IMAGES} tuning images")
-    assert "The images are tuning images: no validation image has been looked at." in table
+    assert "The images here are tuning images: no validation image has been looked at." in table
     assert f"of {IMAGES} tuning images right" in page
     assert "the validation images are still unseen" in page
     assert "999" not in page

@@ -68,6 +68,7 @@ def record(snapshot: Snapshot, completed: bool = False) -> bool:
     Raises:
         UserError: DVC does not have what is to be recorded.
     """
+    _require(snapshot)
     store = _Store(tracking.connect(), snapshot)
     mark = tracking.under_way(snapshot.experiment, snapshot.parameters)
     begun = [
@@ -84,11 +85,20 @@ def record(snapshot: Snapshot, completed: bool = False) -> bool:
         if CHANGES_TAG not in parent.data.tags or not snapshot.committed:
             return False  # else it was recorded before it was committed
     else:
-        parent = (begun or same or [store.create()])[0]
+        parent = (begun or same or [store.create({CONTENT_TAG: snapshot.content})])[0]
     for stage in snapshot.trainings:
         _record_training(store, parent.info.run_id, stage)
     _record_whole(store, parent.info.run_id, completed)
     return True
+
+
+def _require(snapshot: Snapshot) -> None:
+    """See to it that nothing is begun which cannot be ended for want of a file."""
+    for stage in (*snapshot.trainings, "evaluate"):
+        for path in snapshot.outputs(stage):
+            # A model in DVC's cache is fetched only if MLflow lacks it, being large.
+            if not (snapshot.files and path == layout.model(stage)):
+                snapshot.fetch(path)
 
 
 class _Store:
@@ -131,9 +141,10 @@ class _Store:
     def experiment_of(run: Run) -> str:
         return run.data.tags.get(tracking.EXPERIMENT_TAG, "")
 
-    def create(self, **tags: str) -> Run:
-        """A new run, its name and most of its tags yet to come."""
-        return self.client.create_run(self.mlflow_experiment, tags=tags)
+    def create(self, tags: dict[str, str]) -> Run:
+        """A new run, which is found by its tags should it not be completed."""
+        tags = self.tags() | tags
+        return self.client.create_run(self.mlflow_experiment, run_name=self.name, tags=tags)
 
     def delete(self, parent: Run) -> None:
         """Delete the run of an experiment, with those below it."""
@@ -167,7 +178,7 @@ def _record_training(store: _Store, parent: str, stage: str) -> None:
         run_id = same[0].info.run_id
     else:
         names = {tracking.PARENT_TAG: parent, tracking.STAGE_TAG: stage}
-        run_id = store.create(**names).info.run_id
+        run_id = store.create(names | {tracking.MODEL_TAG: fingerprint}).info.run_id
     facts = _read_json(snapshot, layout.metrics(stage))
     made = {name: str(facts[name]) for name in ("parameters", "trainable_parameters", "steps")}
     values = tracking.parameters(stage, snapshot.params) | made

@@ -133,10 +133,10 @@ def table(comparison: Comparison) -> str:
         )
     lines += ["", f"McNemar's test on the same images, at {comparison.significance:g} after Holm:"]
     lines += ["", *(f"- {verdict(pair, test)}" for pair, test in comparison.tests.items())]
-    if comparison.judges == "tuning":
-        lines += ["", "The images are tuning images: no validation image has been looked at."]
     if comparison.untrained:
         lines += ["", "Inception's trunk is untrained (random weights): this was a rehearsal."]
+    if comparison.judges == "tuning":
+        lines += ["", "The images here are tuning images: no validation image has been looked at."]
     return "\n".join(lines) + "\n"
 
 

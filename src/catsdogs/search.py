@@ -112,9 +112,10 @@ def begin(arguments: argparse.Namespace) -> str:
         raise UserError("trials belong to a commit: commit your changes first, or stash them")
     command = {name: value for name, value in vars(arguments).items() if name != "trials"}
     search = hashlib.sha256(json.dumps(command, sort_keys=True).encode()).hexdigest()[:6]
-    known, split = _states(), f"search-{search}-split"
-    if f"search-{search}-1" not in known:
-        if split not in known:
+    if f"search-{search}-1" not in _states():
+        # One that was stopped is shown as running for ever, but is not in the list.
+        split = f"search-{search}-split"
+        if split not in _run("dvc", "exp", "list", "--name-only").split():
             _experiment(split, arguments.tuning, [], "--temp", "split")
         _run("dvc", "exp", "remove", split)  # DVC's cache has the split; its scores are others'
     return search

@@ -179,9 +179,13 @@ def connect() -> MlflowClient:
 
 
 @contextlib.contextmanager
-def _alone(address: str) -> Iterator[None]:
-    """Keep other processes away: two that make the tables of one new SQLite file both fail."""
-    name = hashlib.sha256(address.encode()).hexdigest()[:16]
+def _alone(with_what: str) -> Iterator[None]:
+    """Keep this machine's other processes away from the same thing.
+
+    Two that make the tables of one new SQLite file both fail; two that find a model missing both
+    store it.
+    """
+    name = hashlib.sha256(with_what.encode()).hexdigest()[:16]
     with Path(tempfile.gettempdir(), f"catsdogs-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -343,12 +347,13 @@ def log_model(
     from mlflow.entities import LoggedModelOutput
 
     run = client.get_run(run_id)
-    found = client.search_logged_models(
-        [run.info.experiment_id], f"tags.`{MODEL_TAG}` = '{fingerprint}'"
-    )
-    whole = [model.model_id for model in found if model.status == "READY"]
-    if not whole:
-        return _store_model(run_id, fingerprint, interpolation, fetch())
+    with _alone(f"{client.tracking_uri} {fingerprint}"):
+        found = client.search_logged_models(
+            [run.info.experiment_id], f"tags.`{MODEL_TAG}` = '{fingerprint}'"
+        )
+        whole = [model.model_id for model in found if model.status == "READY"]
+        if not whole:
+            return _store_model(run_id, fingerprint, interpolation, fetch())
     linked = {output.model_id for output in run.outputs.model_outputs}
     if not linked & set(whole):
         client.log_outputs(run_id, [LoggedModelOutput(whole[0], step=0)])
