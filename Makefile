@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
 READY := $(VENV)/.ready
+PHOTOGRAPHS ?= microsoft
+WEIGHTS ?= imagenet
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help repro verify experiments test lint sync ui champion requirements clean
+.PHONY: help repro verify experiments test lint sync ui champion bench requirements clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -46,6 +48,9 @@ ui: $(READY)  ## look at the runs in MLflow, on http://127.0.0.1:5000
 
 champion: $(READY)  ## name the best model in MLflow's registry
 	PYTHONPATH=src "$(BIN)/python" -m catsdogs.champion
+
+bench: $(READY)  ## measure against the notebook and other libraries: PHOTOGRAPHS=… WEIGHTS=…
+	"$(BIN)/python" benchmarks/bench.py --photographs "$(PHOTOGRAPHS)" --weights "$(WEIGHTS)"
 
 requirements:  ## pin requirements.txt anew from requirements.in (needs uv)
 	uv pip compile --quiet --upgrade --universal --python-version 3.10 \

@@ -82,7 +82,7 @@ def main() -> None:
 
 def predict(model: keras.Model, batches: FixedBatches) -> np.ndarray:
     """Return P(dog) for every image of the batches, float64, N."""
-    images = dataset(batches, 0, len(batches), batches.image_size)
+    images = dataset(batches, 0, len(batches))
     return model.predict(images, verbose=0)[:, 0].astype(np.float64)
 
 

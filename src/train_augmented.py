@@ -16,9 +16,9 @@ class TrainAugmented(params.Training):
 
 def main() -> None:
     settings, pinned = runtime.begin_training("train_augmented", TrainAugmented)
-    batches = training.open_batches(settings, settings.augmentation)
-    model = networks.cnn(batches.image_size, settings.filters, settings.dense)
-    training.train("train_augmented", model, settings, pinned, batches)
+    batches, validation = training.open_batches(settings, settings.augmentation)
+    model = networks.cnn(batches.shape[0], settings.filters, settings.dense)
+    training.train("train_augmented", model, settings, pinned, batches, validation)
 
 
 if __name__ == "__main__":

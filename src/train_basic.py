@@ -14,9 +14,9 @@ class TrainBasic(params.Training):
 
 def main() -> None:
     settings, pinned = runtime.begin_training("train_basic", TrainBasic)
-    batches = training.open_batches(settings)
-    model = networks.cnn(batches.image_size, settings.filters, settings.dense)
-    training.train("train_basic", model, settings, pinned, batches)
+    batches, validation = training.open_batches(settings)
+    model = networks.cnn(batches.shape[0], settings.filters, settings.dense)
+    training.train("train_basic", model, settings, pinned, batches, validation)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What several tests need: a copy of the repository, tiny images, a server on loopback."""
 
+import fcntl
 import os
+import pickle
 import shutil
 import sqlite3
 import subprocess
@@ -151,14 +153,23 @@ def checkout(tmp_path: Path) -> Checkout:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A repository after its first `dvc repro`, not to be changed."""
-    made = Checkout(tmp_path_factory.mktemp("made") / "repository")
-    made.change_params(TINY)
-    (made.path / "dvc.lock").unlink(missing_ok=True)
-    made.commit()
-    made.output = made.run("dvc", "repro").stdout
-    made.commit()
-    return made
+    """A repository after its first `dvc repro`, not to be changed; all test processes share it."""
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent / f"made-{session}" if session else folder / "made"
+    folder.mkdir(exist_ok=True)
+    kept = folder / "made.pickle"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            made = Checkout(folder / "repository")
+            made.change_params(TINY)
+            (made.path / "dvc.lock").unlink(missing_ok=True)
+            made.commit()
+            made.output = made.run("dvc", "repro").stdout
+            made.commit()
+            kept.write_bytes(pickle.dumps(made))
+        return pickle.loads(kept.read_bytes())
 
 
 @pytest.fixture

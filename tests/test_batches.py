@@ -1,7 +1,8 @@
-from catsdogs.augmentation import Augmentation, augment, matrices
+from catsdogs.augmentation import BORDERS, Augmentation, augment, matrices
 from catsdogs.batches import FixedBatches, Subset, TrainingBatches
 from catsdogs.pixels import PixelReader, PixelWriter
 
+import cv2
 import numpy as np
 import pytest
 
@@ -83,7 +84,7 @@ def test_keras_gets_the_same_batches(tensorflow, pixels, subset):
     from catsdogs.batches import dataset
 
     batches = TrainingBatches(pixels, subset, 4, 1, ON)
-    fed = list(dataset(batches, 3, 6, SIZE).as_numpy_iterator())
+    fed = list(dataset(batches, 3, 6).as_numpy_iterator())
     assert len(fed) == 3
     for step, (images, labels) in zip(range(3, 6), fed, strict=True):
         assert np.array_equal(images, batches(step)[0])
@@ -138,6 +139,22 @@ def test_the_ranges_are_what_they_say():
     assert np.isclose(shear.max(), np.sin(0.2), atol=1e-3)
     angle = np.arcsin(draw(rotation=30)[:, 1, 0])
     assert np.isclose(np.rad2deg(angle.max()), 30, atol=0.2)
+
+
+@pytest.mark.parametrize("fill_mode", BORDERS)
+@pytest.mark.parametrize("change", [{}, {"zoom": 0.9, "width_shift": 1.0, "rotation": 180}])
+def test_views_are_those_of_one_plain_warp(fill_mode, change):
+    """Whatever is done for speed; where little is seen of an image, all but a few values."""
+    every = ON.model_copy(update={"horizontal_flip": True, "fill_mode": fill_mode, **change})
+    images = np.random.default_rng(0).integers(0, 256, (20, 30, 40, 3), np.uint8)
+    maps = matrices(20, 30, 40, every, np.random.default_rng(1))
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    expected = [
+        cv2.warpAffine(image, map_, (40, 30), None, flags, BORDERS[fill_mode])
+        for image, map_ in zip(images, maps, strict=True)
+    ]
+    views = augment(images, every, np.random.default_rng(1))
+    assert (views != np.array(expected)).mean() <= (1e-4 if change else 0)
 
 
 def test_views_are_those_of_keras(tensorflow):

@@ -211,7 +211,6 @@ def test_what_dvc_has_not_recorded_is_not_trained_again(copy):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.setattr(layout, "CHECKPOINTS", tmp_path / "checkpoints")
-    monkeypatch.setattr(checkpoints, "PACKAGES", ("numpy",))
     return tmp_path / "checkpoints"
 
 

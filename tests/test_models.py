@@ -4,7 +4,7 @@ import time
 import zipfile
 
 import train_inception
-from catsdogs import models, networks
+from catsdogs import inception, models, networks
 from catsdogs.gradcam import heat
 from catsdogs.stage import UserError
 
@@ -41,11 +41,12 @@ def test_images_too_small_for_the_convolutions():
 
 
 def test_inception_is_cut_and_frozen():
-    trunk = train_inception.build_trunk(150, "mixed7", None)
+    trunk = inception.build_trunk(150, "mixed7", None)
     assert trunk.output_shape == (None, 7, 7, 768)
     assert trunk.count_params() == 8_975_264
     assert not any(layer.name.startswith(("mixed8", "mixed9")) for layer in trunk.layers)
-    model = train_inception.add_head(trunk, SETTINGS)
+    head = train_inception.build_head((7, 7, 768), SETTINGS)
+    model = train_inception.join(inception.with_scaling(trunk), head)
     assert model.count_params() - trunk.count_params() == 37_632 * 1024 + 1024 + 1024 + 1
     assert len(model.trainable_weights) == 4
     assert layers(model)[-4:] == ["Flatten", "Dense", "Dropout", "Dense"]
@@ -55,14 +56,14 @@ def test_images_too_small_for_inception():
     with pytest.raises(
         UserError, match=r"split.image_size is 70 and InceptionV3 needs at least 75"
     ):
-        train_inception.build_trunk(70, "mixed7", None)
+        inception.build_trunk(70, "mixed7", None)
 
 
 def test_normalisation_in_the_trunk_is_in_inference_mode():
-    trunk = train_inception.build_trunk(76, "mixed2", None)
-    model = train_inception.add_head(
-        trunk, SETTINGS.model_copy(update={"dense": [4], "dropout": 0.0})
-    )
+    trunk = inception.build_trunk(76, "mixed2", None)
+    settings = SETTINGS.model_copy(update={"dense": [4], "dropout": 0.0})
+    head = train_inception.build_head(trunk.output_shape[1:], settings)
+    model = train_inception.join(inception.with_scaling(trunk), head)
     images = np.random.default_rng(0).integers(0, 256, (4, 76, 76, 3)).astype("float32")
     before = [weight.copy() for weight in trunk.get_weights()]
     together = model(images, training=True).numpy()
@@ -73,7 +74,7 @@ def test_normalisation_in_the_trunk_is_in_inference_mode():
 
 @pytest.mark.skipif(not STAND_IN_WEIGHTS.exists(), reason="the stand-in weights are not here")
 def test_pretrained_weights_are_loaded():
-    trunk = train_inception.build_trunk(150, "mixed7", STAND_IN_WEIGHTS)
+    trunk = inception.build_trunk(150, "mixed7", STAND_IN_WEIGHTS)
     import h5py
 
     with h5py.File(STAND_IN_WEIGHTS) as file:
@@ -85,7 +86,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     other = tmp_path / "other.weights.h5"
     networks.cnn(32, [4], [4]).save_weights(other)
     with pytest.raises(UserError, match="does not hold weights of InceptionV3"):
-        train_inception.build_trunk(150, "mixed7", other)
+        inception.build_trunk(150, "mixed7", other)
 
 
 def test_equal_models_are_equal_files(tmp_path):

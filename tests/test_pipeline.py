@@ -12,7 +12,7 @@ from catsdogs.stage import UserError
 
 import pytest
 import yaml
-from conftest import FEW_STEPS, PHOTOGRAPHS, STAND_IN_WEIGHTS, Checkout, photo, runs
+from conftest import FEW_STEPS, PHOTOGRAPHS, STAND_IN_WEIGHTS, TINY, Checkout, photo, runs
 from kill import kill_and_go_on, locked, table
 
 TRAININGS = ("train_basic", "train_augmented", "train_inception")
@@ -184,6 +184,9 @@ def test_real_photographs(tmp_path):
     checkout.change_params({"data": {"source": "../few.zip"}})
     for stage in TRAININGS:
         checkout.change_params({stage: {**FEW_STEPS, "batch_size": 16}})
+    for stage in ("train_basic", "train_augmented"):
+        checkout.change_params({stage: {"filters": [4, 4], "dense": [8]}})
+    checkout.change_params({"evaluate": TINY["evaluate"]})
     weights = {"weights": str(STAND_IN_WEIGHTS), "dense": [16], "steps_per_epoch": 12}
     checkout.change_params({"train_inception": weights})
     checkout.run("dvc", "repro")
@@ -192,6 +195,24 @@ def test_real_photographs(tmp_path):
     assert (split["train"], split["validation"], split["rejected"]) == (240, 60, 0)
     scores = read_json(checkout.path / "metrics/evaluate.json")
     assert scores["train_inception"]["accuracy"] > 0.7, "pretrained features tell them apart"
+
+
+def test_kept_features_save_work_and_change_nothing(copy):
+    def computed(**changes):
+        copy.change_params({"train_inception": changes})
+        said = copy.script("train_inception").stdout
+        return int(re.search(r"([\d,]+) times computed", said)[1])
+
+    model = copy.path / "models/train_inception.keras"
+    before = model.read_bytes()
+    assert computed() == 0
+    assert model.read_bytes() == before
+    shutil.rmtree(copy.path / ".cache/features")
+    assert 2 < computed(views=1) <= 12 + 2, "48 training images in fours, two validation batches"
+    assert model.read_bytes() != before
+    assert computed(views=1, dropout=0.5, dense=[16]) == 0, "another head on the same features"
+    assert computed(views=0, dropout=0.2, dense=[8]) == 6, "a fresh view at each of six steps"
+    assert model.read_bytes() == before
 
 
 def test_verify_rebuilds_in_a_clone_and_nothing_differs(made, tmp_path):

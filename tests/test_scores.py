@@ -1,6 +1,6 @@
 from itertools import product
 
-from catsdogs import scores, significance
+from catsdogs import layout, scores, significance
 
 import numpy as np
 import pandas as pd
@@ -72,6 +72,17 @@ def test_mcnemar_against_known_p_values():
     assert tests["train_augmented/train_inception"]["p_holm"] == pytest.approx(0.09375, abs=1e-5)
     assert tests["train_basic/train_inception"]["p_holm"] == 1.0
     assert not any(test["differ"] for test in tests.values())
+
+
+def test_the_p_values_are_scipys():
+    rng = np.random.default_rng(0)
+    for images in (1, 2, 7, 500, 5000):
+        table = pd.DataFrame(rng.uniform(size=(images, 3)), columns=layout.TRAININGS)
+        table["label"] = rng.integers(0, 2, images)
+        for test in significance.mcnemar_tests(table, 0.05).values():
+            one, other = test["only_first"], test["only_second"]
+            p = binomtest(one, one + other).pvalue if one + other else 1.0
+            assert test["p"] == float(f"{p:.4g}")
 
 
 def test_the_difference_between_two_models_has_the_published_interval():

@@ -45,15 +45,40 @@ def augment(
         A new array like `images`.
     """
     cv2.setNumThreads(0)  # an image is too small to be shared between threads
-    views = np.empty_like(images)
-    border = BORDERS[augmentation.fill_mode]
     height, width = images.shape[1:3]
-    for image, view, matrix in zip(
-        images, views, matrices(len(images), height, width, augmentation, rng), strict=True
+    flags, border = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, BORDERS[augmentation.fill_mode]
+    maps = matrices(len(images), height, width, augmentation, rng)
+    views = np.empty_like(images)
+    four = np.empty((height, width, 4), np.uint8)
+    # OpenCV warps four channels twice as fast as three, and that again twice as fast where it
+    # meets no border: so what lies beyond is added first.
+    for image, view, map_, (left, top, right, bottom) in zip(
+        images, views, maps, beyond(maps, height, width), strict=True
     ):
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        cv2.warpAffine(image, matrix, (width, height), view, flags, border)
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA, four)
+        wide = cv2.copyMakeBorder(four, top, bottom, left, right, border)
+        map_[:, 2] += left, top
+        seen = cv2.warpAffine(wide, map_, (width, height), None, flags)
+        cv2.cvtColor(seen, cv2.COLOR_RGBA2RGB, view)
     return views
+
+
+def beyond(maps: np.ndarray, height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """How far each view reaches beyond its image.
+
+    Args:
+        maps: from a view's pixel to the image's, N×2×3.
+        height: of the images.
+        width: of the images.
+
+    Returns:
+        For each image the pixels on the left, top, right and bottom.
+    """
+    corners = np.array([[x, y, 1] for x in (0, width - 1) for y in (0, height - 1)])
+    places = maps @ corners.T  # N×2×4
+    before = -np.floor(places.min(axis=2)).astype(int)
+    after = np.ceil(places.max(axis=2)).astype(int) + 1 - [width - 1, height - 1]
+    return [tuple(sides) for sides in np.concatenate([before, after], axis=1).clip(0).tolist()]
 
 
 def matrices(

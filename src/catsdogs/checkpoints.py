@@ -13,7 +13,7 @@ import shutil
 import sys
 import uuid
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
@@ -24,16 +24,16 @@ from catsdogs.files import digest, replacing, write_text
 
 import numpy as np
 import yaml
+from numpy.typing import ArrayLike
 
 LOCK = Path("dvc.lock")
 KEPT = 3  # abandoned checkpoints of a stage
-PACKAGES = ("tensorflow", "keras", "numpy", "cv2")  # those whose computations reach the model
 
 
 class State(NamedTuple):
     """What a training needs to go on: all its variables, and what it has to tell."""
 
-    variables: list[np.ndarray]
+    variables: Sequence[ArrayLike]  # which are read one after another
     facts: dict[str, Any]
 
 
@@ -171,7 +171,6 @@ def _identity(parameters: Mapping[str, Any], inputs: Iterable[Path]) -> str:
         "parameters": parameters,
         "inputs": [digest(path, "sha256") for path in inputs],
         "code": [(path.name, digest(path, "sha256")) for path in sources],
-        "packages": [sys.modules[name].__version__ for name in PACKAGES],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -5,11 +5,12 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 
@@ -59,8 +60,13 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
         writer.writerows(rows)
 
 
-def write_zip(target: Path, files: Iterable[tuple[str, Callable[[], bytes]]]) -> None:
-    """Write a zip without compression whose bytes depend on the names and contents alone."""
+def write_zip(target: Path, files: Iterable[tuple[str, Callable[[], bytes | IO[bytes]]]]) -> None:
+    """Write a zip without compression whose bytes depend on the names and contents alone.
+
+    Args:
+        target: the zip to write.
+        files: names, and what gives their content, whole or to be read bit by bit.
+    """
     with (
         replacing(target) as part,
         zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive,
@@ -69,7 +75,12 @@ def write_zip(target: Path, files: Iterable[tuple[str, Callable[[], bytes]]]) ->
             entry = zipfile.ZipInfo(name, ZIP_EPOCH)
             entry.create_system = 3  # Unix, also where this runs on Windows
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, read())
+            content = read()
+            if isinstance(content, bytes):
+                archive.writestr(entry, content)
+            else:
+                with content, archive.open(entry, "w") as file:
+                    shutil.copyfileobj(content, file)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 
@@ -129,13 +129,18 @@ def _decode_some(
     archive: Path, how: tuple[int, str, float], names: Sequence[str]
 ) -> list[tuple[str, np.ndarray | str]]:
     results: list[tuple[str, np.ndarray | str]] = []
-    with zipfile.ZipFile(archive) as opened:
-        for name in names:
-            try:
-                results.append((name, decode(opened.read(name), *how)))
-            except UnusableImage as unusable:
-                results.append((name, str(unusable)))
+    for name in names:
+        try:
+            results.append((name, decode(_opened(archive).read(name), *how)))
+        except UnusableImage as unusable:
+            results.append((name, str(unusable)))
     return results
+
+
+@lru_cache(maxsize=1)
+def _opened(archive: Path) -> zipfile.ZipFile:
+    """Open the archive once for the life of a decoding process: its directory is long."""
+    return zipfile.ZipFile(archive)
 
 
 def _to_colour(image: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -27,15 +28,17 @@ def save(model: keras.Model, path: Path) -> None:
     """
     import keras
 
-    with replacing(path) as part:
-        keras.Model(model.inputs, model.outputs, name=model.name).save(part)
-        with zipfile.ZipFile(part) as saved:
-            files = {name: partial(saved.read, name) for name in sorted(saved.namelist())}
-            metadata = {**json.loads(files["metadata.json"]()), "date_saved": SAVED}
-            config = _number_shared_objects(files["config.json"]().decode())
-            files["metadata.json"] = json.dumps(metadata).encode
-            files["config.json"] = config.encode
-            write_zip(part, files.items())
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as part:
+        saved = Path(folder) / "model"  # as files: Keras makes a zip of them in memory
+        keras.Model(model.inputs, model.outputs, name=model.name).save(saved, zipped=False)
+        metadata = json.loads((saved / "metadata.json").read_text(encoding="utf-8"))
+        config = (saved / "config.json").read_text(encoding="utf-8")
+        (saved / "metadata.json").write_text(json.dumps({**metadata, "date_saved": SAVED}))
+        (saved / "config.json").write_text(_number_shared_objects(config), encoding="utf-8")
+        files = sorted(each for each in saved.rglob("*") if each.is_file())
+        names = [each.relative_to(saved).as_posix() for each in files]
+        readers = [partial(each.open, "rb") for each in files]
+        write_zip(part, zip(names, readers, strict=True))
 
 
 def _number_shared_objects(config: str) -> str:

@@ -35,7 +35,7 @@ class PixelWriter:
 class PixelReader:
     """Reads rows of a uint8 `.npy` file of shape N×size×size×3.
 
-    It reads with `pread`, not through a memory map: threads can share it, and the memory that a
+    It reads with `preadv`, not through a memory map: threads can share it, and the memory that a
     process is seen to use is what it asked for, not the file.
     """
 
@@ -59,6 +59,6 @@ class PixelReader:
             if not 0 <= row < len(self):
                 raise IndexError(f"row {row} of {len(self)}")
             offset = self.start + int(row) * self.stride
-            content = os.pread(self.file.fileno(), self.stride, offset)
-            image[:] = np.frombuffer(content, np.uint8).reshape(image.shape)
+            if os.preadv(self.file.fileno(), [image], offset) != self.stride:
+                raise EOFError(f"{self.file.name} ends within row {row}")
         return pixels

@@ -4,12 +4,16 @@ The number of threads, oneDNN and the instruction set that it may use each chang
 floating-point operations, and so the model. Everything else that is random follows from a seed.
 """
 
+import ctypes
+import gc
 import os
+import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from catsdogs import params
 from catsdogs.params import Count, Real, Section, Training, Whole
@@ -36,6 +40,11 @@ class Runtime(Section):
     rehearsal: Annotated[Real, Field(gt=0, le=1)]
     checkpoint_steps: Count
 
+
+# Of glibc's malloc.h, for mallopt.
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+
+PACKAGES = ("tensorflow", "keras", "numpy", "cv2")  # whose computations reach the model
 
 TrainingT = TypeVar("TrainingT", bound=Training)
 
@@ -84,11 +93,50 @@ def _without_stderr() -> Iterator[None]:
         os.close(kept)
 
 
+def last_bits(runtime: Runtime) -> dict[str, Any]:
+    """All that decides a computation's last bits, once TensorFlow is imported."""
+    return {
+        **runtime.model_dump(include={"threads", "onednn", "cpu_isa"}),
+        "processor": _processor(),
+        "packages": {name: sys.modules[name].__version__ for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    try:
+        described = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # this is not Linux
+        return platform.processor()
+    model = re.search(r"^model name.*$", described, re.MULTILINE)
+    return model.group() if model else platform.machine()
+
+
+def keep_memory() -> None:
+    """Let this process keep what it frees, for its next batch.
+
+    glibc gives large arrays back to the system at once and takes them anew page by page, which
+    costs up to a third of a batch's augmentation. Other C libraries have no such setting.
+    """
+    c_library = ctypes.CDLL(None)
+    if hasattr(c_library, "mallopt"):
+        c_library.mallopt(MMAP_THRESHOLD, 32 << 20)  # the most that it takes
+        c_library.mallopt(TRIM_THRESHOLD, 256 << 20)
+
+
+def release_memory() -> None:
+    """Give what is not in use back to the system, where the C library can."""
+    gc.collect()
+    c_library = ctypes.CDLL(None)
+    if hasattr(c_library, "malloc_trim"):
+        c_library.malloc_trim(0)
+
+
 def pin(runtime: Runtime, seed: int = 0) -> None:
     """Import TensorFlow under the given conditions, seeded and with deterministic operations.
 
     Must be called before anything else imports TensorFlow or Keras.
     """
+    keep_memory()
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(runtime.onednn))
     os.environ["ONEDNN_MAX_CPU_ISA"] = runtime.cpu_isa
     os.environ["KERAS_BACKEND"] = "tensorflow"

@@ -2,12 +2,12 @@
 
 import math
 from itertools import combinations
+from statistics import NormalDist
 from typing import Any
 
 from catsdogs import layout
 
 import pandas as pd
-from scipy.stats import binomtest, norm
 
 
 def mcnemar_tests(predictions: pd.DataFrame, significance: float) -> dict[str, dict[str, Any]]:
@@ -30,8 +30,7 @@ def mcnemar_tests(predictions: pd.DataFrame, significance: float) -> dict[str, d
     for one, other in combinations(layout.TRAININGS, 2):
         only_one = int((right[one] & ~right[other]).sum())
         only_other = int((right[other] & ~right[one]).sum())
-        discordant = only_one + only_other
-        p = float(binomtest(only_one, discordant).pvalue) if discordant else 1.0
+        p = _two_sided(only_one, only_other)
         tests[f"{one}/{other}"] = {"only_first": only_one, "only_second": only_other, "p": p}
     corrected = 0.0
     ranked = sorted(tests.values(), key=lambda test: test["p"])
@@ -41,6 +40,16 @@ def mcnemar_tests(predictions: pd.DataFrame, significance: float) -> dict[str, d
         test["p_holm"] = float(f"{corrected:.4g}")
         test["differ"] = corrected < significance
     return tests
+
+
+def _two_sided(heads: int, tails: int) -> float:
+    """How likely a fair coin falls as unevenly as this, or more.
+
+    Counted, because importing `scipy.stats` would take as long as all else that `compare` does.
+    """
+    tosses = heads + tails
+    fewer = sum(math.comb(tosses, count) for count in range(min(heads, tails) + 1))
+    return min(1.0, 2 * fewer / 2**tosses)
 
 
 def difference_interval(
@@ -61,5 +70,5 @@ def difference_interval(
     """
     first, second = (only_first + 1) / (images + 2), (only_second + 1) / (images + 2)
     deviation = math.sqrt((first + second - (first - second) ** 2) / (images + 2))
-    half = float(norm.ppf(0.5 + confidence / 2)) * deviation
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * deviation
     return max(-1.0, first - second - half), min(1.0, first - second + half)

@@ -54,7 +54,8 @@ def run(main: Callable[[], None], advice: str = "`dvc repro` goes on from here")
         if isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else ""
             room = ": make room and run again" if error.errno in NO_ROOM else ""
-            sys.exit(f"error: {where}{error.strerror or error}{room}")
+            reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+            sys.exit(f"error: {where}{reason}{room}")
         raise
 
 
