@@ -2,6 +2,7 @@
 
 ours.py feeding
 ours.py training train_basic
+ours.py evaluation
 """
 
 from __future__ import annotations
