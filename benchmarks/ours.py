@@ -50,13 +50,13 @@ def training(referee: Referee, stage: str) -> None:
     """Run a stage's script whose `fit` stops now and then."""
     from catsdogs import training
 
-    train = training.train
+    fit = training.Run.fit
 
-    def train_in_turns(name: str, model: keras.Model, *rest: Any) -> None:
+    def fit_in_turns(run: training.Run, model: keras.Model, *rest: Any) -> None:
         model.fit = partial(_fit_in_turns, referee, model, model.fit)
-        train(name, model, *rest)
+        fit(run, model, *rest)
 
-    training.train = train_in_turns
+    training.Run.fit = fit_in_turns
     importlib.import_module(stage).main()
 
 

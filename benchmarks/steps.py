@@ -16,7 +16,8 @@ from trainings import STEPS, VALIDATION, VALIDATION_STEPS, VALIDATIONS
 
 PART = "Training steps"
 KINDS = {"train_basic": "plain", "train_augmented": "augmented"}  # the notebook's generator
-ROUNDS = 2
+ROUNDS = 4
+OTHERS = 2  # rounds in which the others have a turn, too
 TURNS = 5  # of a round, CHUNK steps each: so many that there is one checkpoint in a round
 NOTE = f"""\
 CPU / wall. A fed step is one of the stage's own `fit` with all that it does besides: batches,
@@ -24,7 +25,7 @@ progress, a checkpoint now and then. A bare step is the same compiled function o
 stays in memory. They take turns of {CHUNK} in one process; a round has {TURNS * CHUNK} of each.
 A whole training is {STEPS:,} fed steps, {VALIDATIONS} validations of {VALIDATION_STEPS} and all
 else that its process does from start to end, scaled up from {ROUNDS * TURNS * CHUNK} steps of this
-pipeline, {ROUNDS * CHUNK} of the notebook, and validations of {VALIDATION}."""
+pipeline, {OTHERS * CHUNK} of the notebook, and validations of {VALIDATION}."""
 
 
 def measure(sources: Sources) -> list[Line]:
@@ -42,9 +43,10 @@ def measure(sources: Sources) -> list[Line]:
         others = [(crew[kind], "fit") for kind in KINDS.values()]
         others += [(contender, "validate") for contender in crew.values()]
         others += [(contender, "bare") for contender in bare.values()]
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             in_turn(pairs, TURNS)
-            in_turn(others)
+            if number < OTHERS:
+                in_turn(others)
         for contender in crew.values():
             contender.end()
     return [*_fed(crew), *_bare(crew["train_basic"], bare), *lines, *_whole(crew)]
@@ -57,7 +59,7 @@ def _begin(sources: Sources, stack: ExitStack) -> dict[str, Contender]:
     epoch["steps_per_epoch"] = WARM + ROUNDS * TURNS * CHUNK
     checkout.change_params(dict.fromkeys(KINDS, epoch))
     commands = {stage: ("ours.py", "training", stage) for stage in KINDS}
-    steps = str(WARM + ROUNDS * CHUNK)
+    steps = str(WARM + OTHERS * CHUNK)
     for kind in KINDS.values():
         commands[kind] = ("notebook.py", "training", folders, kind, steps)
     return {name: trainings.begin(stack, checkout, *command) for name, command in commands.items()}
@@ -73,9 +75,9 @@ def _fed(crew: dict[str, Contender]) -> list[Line]:
 
 
 def _bare(ours: Contender, others: dict[str, Contender]) -> list[Line]:
-    own = grouped(ours.samples["bare"], TURNS)
+    own = grouped(ours.samples["bare"], TURNS)[:OTHERS]
     return [
-        _line(f"bare step / {whose}", own, contender.samples["bare"][-ROUNDS:])
+        _line(f"bare step / {whose}", own, contender.samples["bare"][-OTHERS:])
         for whose, contender in others.items()
     ]
 

@@ -109,7 +109,7 @@ def draw_scores(path: Path) -> None:
     for axes, (heading, kind) in zip(figure.axes, kinds, strict=True):
         axes.plot([0, 1], [0, 1], ":", color="grey")
         for name in layout.TRAININGS:
-            table = pd.read_csv(layout.EVALUATION / f"{name}_{kind}.csv")
+            table = pd.read_csv(layout.SCORE_CURVES / f"{name}_{kind}.csv")
             x, y = table.columns[:2]
             colour, label = figures.COLOURS[name], figures.title(name)
             axes.plot(table[x], table[y], ".-", color=colour, label=label)

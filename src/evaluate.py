@@ -1,13 +1,15 @@
 """Stage `evaluate`: every validation image through every model.
 
-In: the split, the three models. Out: `data/predictions.csv`; `metrics/evaluate.json`; under
-`plots/evaluate/`, for each model, its ROC, precision-recall and calibration curves and its
-confusions; and, as pictures, what the small CNNs look for and find, and where each model looked
-in its worst mistakes, in its best hits and in images that are the same in every experiment.
+In: the split, the three models. Out: `data/predictions.csv`; `metrics/evaluate.json`; in
+`plots/evaluate/curves`, for each model, its ROC, precision-recall and calibration curves and its
+confusions; in `plots/evaluate/pictures`, what the small CNNs look for and find, and where each
+model looked in its worst mistakes, in its best hits and in images that are the same in every
+experiment.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -58,6 +60,8 @@ class Evaluate(params.Section):
 
 def main() -> None:
     settings = params.load("evaluate", Evaluate)
+    for folder in (layout.SCORE_CURVES, layout.PICTURES):
+        shutil.rmtree(folder, ignore_errors=True)  # whose hash is of all that is in it
     runtime.pin(params.load("runtime", runtime.Runtime))
     pixels, subset = PixelReader(layout.PIXELS), read_subset(layout.VALIDATION)
     batches = FixedBatches(pixels, subset, settings.batch_size)
@@ -99,7 +103,7 @@ def write_curves(name: str, labels: np.ndarray, probabilities: np.ndarray, bins:
         ),
     }
     for kind, table in tables.items():
-        path = layout.EVALUATION / f"{name}_{kind}.csv"
+        path = layout.SCORE_CURVES / f"{name}_{kind}.csv"
         write_csv(path, list(table), table.itertuples(index=False))
 
 
@@ -155,7 +159,7 @@ def look(
 
 
 def picture(name: str) -> Path:
-    return layout.EVALUATION / f"{name}.png"
+    return layout.PICTURES / f"{name}.png"
 
 
 if __name__ == "__main__":

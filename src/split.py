@@ -135,7 +135,8 @@ def hold_out(
     groups: dict[bytes, list[Picture]] = {}
     for picture in pictures:
         groups.setdefault(picture.digest, []).append(picture)
-    order = [list(groups.values())[i] for i in rng.permutation(len(groups))]
+    members = list(groups.values())
+    order = [members[i] for i in rng.permutation(len(members))]
     held = list(take(sorted(order, key=lambda group: len(group) > 1), per_class))
     digests = {picture.digest for picture in held}
     return held, [picture for picture in pictures if picture.digest not in digests]

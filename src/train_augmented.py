@@ -11,14 +11,19 @@ from catsdogs.augmentation import Augmentation
 class TrainAugmented(params.Training):
     filters: params.Layers
     dense: params.Layers
+    initializer: networks.Initializer
     augmentation: Augmentation
 
 
 def main() -> None:
     settings, pinned = runtime.begin_training("train_augmented", TrainAugmented)
     batches, validation = training.open_batches(settings, settings.augmentation)
-    model = networks.cnn(batches.shape[0], settings.filters, settings.dense)
-    training.train("train_augmented", model, settings, pinned, batches, validation)
+    size, filters, dense = batches.shape[0], settings.filters, settings.dense
+    model = networks.cnn(size, filters, dense, settings.initializer)
+    model.summary()
+    with training.begin("train_augmented", settings, pinned) as run:
+        run.fit(model, batches, validation)
+        run.write(model)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,18 @@ from catsdogs import networks, params, runtime, stage, training
 class TrainBasic(params.Training):
     filters: params.Layers
     dense: params.Layers
+    initializer: networks.Initializer
 
 
 def main() -> None:
     settings, pinned = runtime.begin_training("train_basic", TrainBasic)
     batches, validation = training.open_batches(settings)
-    model = networks.cnn(batches.shape[0], settings.filters, settings.dense)
-    training.train("train_basic", model, settings, pinned, batches, validation)
+    size, filters, dense = batches.shape[0], settings.filters, settings.dense
+    model = networks.cnn(size, filters, dense, settings.initializer)
+    model.summary()
+    with training.begin("train_basic", settings, pinned) as run:
+        run.fit(model, batches, validation)
+        run.write(model)
 
 
 if __name__ == "__main__":

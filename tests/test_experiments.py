@@ -133,6 +133,10 @@ def test_every_run_has_what_its_stage_made(queued):
     for name, reference in experiments(queued).items():
         stages = yaml.safe_load(queued.git("show", f"{reference}:dvc.lock"))["stages"]
         made = {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+        for folder in ("plots/evaluate/curves", "plots/evaluate/pictures"):
+            listed = queued.path / ".dvc/cache/files/md5" / made[folder][:2] / made[folder][2:]
+            for each in json.loads(listed.read_text()):
+                made[f"{folder}/{each['relpath']}"] = each["md5"]
         scores = json.loads(queued.git("show", f"{reference}:metrics/evaluate.json"))
         for model in MODELS:
             stage, run = f"train_{model}", found[f"{model} · {name}"]
@@ -144,9 +148,9 @@ def test_every_run_has_what_its_stage_made(queued):
             assert {step for key, step, _ in run["metrics"] if key == "val_loss"} == {1, 2}
             for file, path in {
                 "figures/accuracy.png": f"plots/{stage}_accuracy.png",
-                "figures/mistakes.png": f"plots/evaluate/{stage}_mistakes.png",
+                "figures/mistakes.png": f"plots/evaluate/pictures/{stage}_mistakes.png",
                 "curves/learning.csv": f"plots/{stage}.csv",
-                "curves/roc.csv": f"plots/evaluate/{stage}_roc.csv",
+                "curves/roc.csv": f"plots/evaluate/curves/{stage}_roc.csv",
             }.items():
                 assert md5(run["files"][file]) == made[path]
         for file, path in {

@@ -159,6 +159,15 @@ def test_without_room_features_are_computed_and_it_is_said_once(cache, monkeypat
     assert capsys.readouterr().err.count("features are not kept: [Errno 28] No space left") == 1
 
 
+def test_without_a_folder_features_are_computed_and_it_is_said_once(cache, folder, capsys):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("a file, where the folder should be")
+    for _ in range(2):
+        cache.features(draw())
+    assert cache.computed == 2
+    assert capsys.readouterr().err.count("features are not kept: ") == 1
+
+
 def test_two_at_once_share_the_work(cache, folder):
     barrier = threading.Barrier(2)
     results = []

@@ -5,6 +5,7 @@ import zipfile
 
 import train_inception
 from catsdogs import inception, models, networks
+from catsdogs.features import _fingerprint
 from catsdogs.gradcam import heat
 from catsdogs.stage import UserError
 
@@ -46,7 +47,7 @@ def test_inception_is_cut_and_frozen():
     assert trunk.count_params() == 8_975_264
     assert not any(layer.name.startswith(("mixed8", "mixed9")) for layer in trunk.layers)
     head = train_inception.build_head((7, 7, 768), SETTINGS)
-    model = train_inception.join(inception.with_scaling(trunk), head)
+    model = inception.join(inception.with_scaling(trunk), head)
     assert model.count_params() - trunk.count_params() == 37_632 * 1024 + 1024 + 1024 + 1
     assert len(model.trainable_weights) == 4
     assert layers(model)[-4:] == ["Flatten", "Dense", "Dropout", "Dense"]
@@ -63,13 +64,71 @@ def test_normalisation_in_the_trunk_is_in_inference_mode():
     trunk = inception.build_trunk(76, "mixed2", None)
     settings = SETTINGS.model_copy(update={"dense": [4], "dropout": 0.0})
     head = train_inception.build_head(trunk.output_shape[1:], settings)
-    model = train_inception.join(inception.with_scaling(trunk), head)
+    model = inception.join(inception.with_scaling(trunk), head)
     images = np.random.default_rng(0).integers(0, 256, (4, 76, 76, 3)).astype("float32")
     before = [weight.copy() for weight in trunk.get_weights()]
     together = model(images, training=True).numpy()
     alone = np.concatenate([model(image[None], training=True).numpy() for image in images])
     assert np.allclose(together, alone, atol=1e-5), "an image's result depends on its batch"
     assert all(np.array_equal(*pair) for pair in zip(before, trunk.get_weights(), strict=True))
+
+
+def test_a_trunk_is_divided_and_its_upper_part_learns_but_for_normalisation():
+    trunk = inception.build_trunk(76, "mixed2", None)
+    frozen, blocks = inception.divide(trunk, "mixed1")
+    head = train_inception.build_head(trunk.output_shape[1:], SETTINGS)
+    whole = inception.join(inception.with_scaling(frozen), blocks, head)
+    alike = inception.join(inception.with_scaling(trunk), head)
+    images = np.random.default_rng(0).integers(0, 256, (2, 76, 76, 3)).astype("float32")
+    assert np.allclose(whole(images), alike(images), atol=1e-6)
+    fitted = inception.join(blocks, head)
+    assert not frozen.trainable_weights
+    assert {weight.path.split("/")[-1] for weight in fitted.trainable_weights} == {
+        "kernel",
+        "bias",
+    }
+    assert len(fitted.trainable_weights) == 7 + 4, "seven convolutions, two dense layers"
+    assert len(whole.trainable_weights) == 7 + 4
+    before = [weight.numpy() for weight in whole.non_trainable_weights]
+    features = np.random.default_rng(0).random((4, *frozen.output_shape[1:])).astype("float32")
+    fitted.compile("sgd", "binary_crossentropy")
+    fitted.train_on_batch(features, np.array([0, 1, 0, 1]))
+    after = [weight.numpy() for weight in whole.non_trainable_weights]
+    assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
+    assert heat(whole, images).shape == (2, *trunk.output_shape[1:3])
+
+
+def test_features_are_found_again_whatever_else_is_built():
+    """By a training with a second phase, and by the one without that came before."""
+    import keras
+
+    fingerprints = []
+    for tuned in (False, True):
+        keras.backend.clear_session()  # as in a process of its own
+        keras.utils.set_random_seed(1)
+        trunk = inception.build_trunk(76, "mixed2", None)
+        if tuned:
+            inception.divide(trunk, "mixed0")
+        fingerprints.append(_fingerprint(inception.with_scaling(trunk)))
+    assert fingerprints[0] == fingerprints[1]
+    lower, _ = inception.divide(trunk, "mixed1")
+    assert _fingerprint(inception.with_scaling(lower)) != fingerprints[0]
+
+
+@pytest.mark.parametrize("above", ["mixed2", "mixed9"])
+def test_nothing_is_left_to_learn(above):
+    with pytest.raises(UserError, match=f"above is {above}, and nothing of the trunk is above it"):
+        inception.divide(inception.build_trunk(76, "mixed2", None), above)
+
+
+@pytest.mark.parametrize("name", ["he_normal", "glorot_normal"])
+def test_the_small_cnns_weights_are_drawn_as_asked(name):
+    model = networks.cnn(32, [4], [4, 4], name)
+    drawn = [
+        layer.kernel_initializer.__class__.__name__ for layer in model.layers if layer.weights
+    ]
+    asked = "".join(word.capitalize() for word in name.split("_"))
+    assert drawn == [asked] * 3 + ["GlorotUniform"]
 
 
 @pytest.mark.skipif(not STAND_IN_WEIGHTS.exists(), reason="the stand-in weights are not here")

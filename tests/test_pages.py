@@ -36,7 +36,7 @@ def compared(made, tmp_path_factory):
     values = json.loads(scores.read_text())
     values["train_inception"]["accuracy"] = 0.75
     scores.write_text(json.dumps(values, indent=2))
-    confusion = repository.path / "plots/evaluate/train_inception_confusion.csv"
+    confusion = repository.path / "plots/evaluate/curves/train_inception_confusion.csv"
     changed = "actual,predicted\n" + "cat,cat\n" * 6 + "dog,cat\n" * 3 + "dog,dog\n" * 3
     confusion.unlink()
     confusion.write_text(changed)
@@ -103,7 +103,9 @@ def test_a_chart_of_one_model_has_training_and_validation_of_each_revision(chart
 def test_the_confusions_are_counted(compared, charts):
     drawn = {chart["title"].split(",")[0]: chart["numbers"] for chart in charts}
     for model in MODELS:
-        lines = (compared.path / f"plots/evaluate/{model}_confusion.csv").read_text().split()
+        lines = (
+            (compared.path / f"plots/evaluate/curves/{model}_confusion.csv").read_text().split()
+        )
         counts = Counter(lines[1:])
         one = [
             counts[f"{actual},{guess}"] for actual in ("cat", "dog") for guess in ("cat", "dog")
@@ -115,7 +117,14 @@ def test_the_confusions_are_counted(compared, charts):
 
 def test_pictures_of_both_revisions_are_side_by_side(compared, page):
     pipeline = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
-    pictures = {name for stage in pipeline["stages"].values() for name in stage.get("plots", [])}
+    plots = {name for stage in pipeline["stages"].values() for name in stage.get("plots", [])}
+    pictures = {
+        str(path.relative_to(compared.path))
+        for plot in plots
+        for path in (
+            (compared.path / plot).glob("*") if "." not in plot else [compared.path / plot]
+        )
+    }
     blocks = page.locator("main > div[style]").all()
     assert {block.locator("> p").inner_text() for block in blocks} == pictures
     for block in blocks:

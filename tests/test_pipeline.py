@@ -86,7 +86,7 @@ def test_predictions_are_of_every_validation_image(rebuilt):
         right = sum((float(line[stage]) >= 0.5) == (line["label"] == "1") for line in predictions)
         assert scores[stage]["accuracy"] == pytest.approx(right / len(predictions), abs=1e-6)
         assert scores[stage]["accuracy_low"] < scores[stage]["accuracy"] + 1e-9
-        confusion = read_csv(rebuilt.path / f"plots/evaluate/{stage}_confusion.csv")
+        confusion = read_csv(rebuilt.path / f"plots/evaluate/curves/{stage}_confusion.csv")
         assert len(confusion) == len(predictions)
 
 
@@ -242,7 +242,7 @@ def test_verify_names_what_differs(made, tmp_path, monkeypatch, capsys):
         (clone / "dvc.lock").write_text(yaml.safe_dump(lock))
 
     monkeypatch.setattr(verify, "_rebuild", rebuild)
-    with pytest.raises(UserError, match=r"7 of 53 outputs differ from .* metrics/train_basic"):
+    with pytest.raises(UserError, match=r"7 of 32 outputs differ from .* metrics/train_basic"):
         verify.main()
     output = capsys.readouterr().out
     assert "changes that are not committed are not looked at" in output

@@ -1,4 +1,7 @@
+from types import SimpleNamespace
+
 from catsdogs import runtime, training
+from catsdogs.checkpoints import State
 
 import numpy as np
 import pytest
@@ -36,6 +39,164 @@ def test_one_pass_over_large_weights_is_the_optimizers_own_formula(name, monkeyp
     assert 1 <= compiled.count(True) <= 2, "one kernel is large; a step may be traced twice"
     for one, other in zip(*weights, strict=True):
         assert np.allclose(one, other, atol=1e-6)
+
+
+def settings(**changes):
+    given = {"schedule": "constant", "warmup_steps": 0, "steps_per_epoch": 25, "epochs": 4}
+    given |= {"learning_rate": 0.5, "optimizer": "sgd", "weight_averaging": 0.0}
+    return SimpleNamespace(**given | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rates"),
+    [
+        ({}, {0: 0.5, 99: 0.5}),
+        ({"schedule": "cosine"}, {0: 0.5, 50: 0.25, 100: 0.0}),
+        ({"warmup_steps": 20}, {0: 0.0, 10: 0.25, 20: 0.5, 99: 0.5}),
+        ({"schedule": "cosine", "warmup_steps": 20}, {0: 0, 10: 0.25, 20: 0.5, 60: 0.25, 100: 0}),
+    ],
+)
+def test_the_rate_of_each_step(changes, rates):
+    rate = training._rate(settings(**changes), settings(**changes))
+    for step, wanted in rates.items():
+        found = rate(step) if callable(rate) else rate
+        assert float(found) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_second_phase_has_a_rate_of_its_own():
+    second = SimpleNamespace(epochs=2, learning_rate=0.1)
+    rate = training._rate(settings(schedule="cosine"), second)
+    assert [float(rate(step)) for step in (0, 25, 50)] == pytest.approx([0.1, 0.05, 0], abs=1e-6)
+
+
+class Steps:
+    """What a run needs of batches: eight numbers whose first decides."""
+
+    shape, dtype = (8,), np.float32
+
+    def __len__(self):
+        return 2
+
+    def __call__(self, step):
+        inputs = np.random.default_rng(step).normal(size=(16, 8)).astype("float32")
+        return inputs, (inputs[:, 0] > 0).astype("float32")
+
+
+@pytest.fixture
+def nowhere(monkeypatch):
+    """A training tells MLflow nothing."""
+    silent = SimpleNamespace(log_epoch=lambda *_: None)
+    monkeypatch.setattr(training, "TrainingRun", lambda *_: silent)
+
+
+@pytest.fixture
+def run(nowhere):
+    """Makes a run that keeps no checkpoint."""
+    checkpoint = SimpleNamespace(load=lambda: None, save=lambda _: None, name="")
+    return lambda **changes: training.Run("train_basic", settings(**changes), checkpoint, 10)
+
+
+def small_model():
+    import keras
+
+    keras.utils.set_random_seed(1)
+    return keras.Sequential([keras.Input((8,)), keras.layers.Dense(1, "sigmoid")])
+
+
+def test_the_kept_weights_are_their_moving_average(run):
+    """Which the validation looks at, while the training goes on from the last ones."""
+    import keras
+
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(self.model.layers[0].kernel.numpy())
+
+    ways = {}
+    for momentum in (0.0, 0.9):
+        model, fitted = small_model(), run(weight_averaging=momentum)
+        fit = model.fit
+        model.fit = lambda *given, callbacks, fit=fit, **how: fit(
+            *given, callbacks=[*callbacks, Watch()], **how
+        )
+        fitted.fit(model, Steps(), Steps())
+        ways[momentum], seen = seen, []
+        kept = model.layers[0].kernel.numpy()
+    for last, averaged in zip(*ways.values(), strict=True):
+        assert np.array_equal(last, averaged), "averaging leaves the training alone"
+    average = ways[0.9][0]
+    for kernel in ways[0.9][1:]:
+        average = 0.9 * average + 0.1 * kernel
+    assert np.allclose(kept, average, atol=1e-5)
+    assert not np.allclose(kept, ways[0.9][-1], atol=1e-3)
+    inputs, labels = (np.concatenate(each) for each in zip(Steps()(0), Steps()(1), strict=True))
+    right = (model.predict(inputs, verbose=0)[:, 0] > 0.5) == labels
+    assert fitted.history[-1]["val_accuracy"] == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "rmsprop"},
+        {"optimizer": "adam", "schedule": "cosine", "warmup_steps": 2, "weight_averaging": 0.5},
+    ],
+)
+def test_a_training_that_dies_at_any_step_goes_on_as_if_it_had_not(nowhere, changes):
+    """In either phase, at the end of an epoch or within, with dropout."""
+    import keras
+
+    class Mortal:
+        """A checkpoint that ends the training once a step has been saved."""
+
+        name, state, last = "", None, 99
+
+        def load(self):
+            return self.state
+
+        def save(self, state):
+            values = [np.array(variable.numpy()) for variable in state.variables]
+            history = list(state.facts["history"])
+            self.state = State(values, state.facts | {"history": history})
+            if state.facts["step"] == self.last:
+                raise KeyboardInterrupt
+
+    def train(checkpoint):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential(
+            [keras.Input((8,)), keras.layers.Dropout(0.5), keras.layers.Dense(1, "sigmoid")]
+        )
+        how = settings(steps_per_epoch=3, epochs=2, learning_rate=0.05, **changes)
+        fitted = training.Run("train_basic", how, checkpoint, 1)
+        fitted.fit(model, Steps(), Steps())
+        fitted.fit(model, Steps(), Steps(), SimpleNamespace(epochs=1, learning_rate=0.01))
+        return model.layers[1].kernel.numpy().tobytes(), fitted.history
+
+    undisturbed = train(Mortal())
+    for last in range(1, 10):
+        checkpoint = Mortal()
+        checkpoint.last = last
+        with pytest.raises(KeyboardInterrupt):
+            train(checkpoint)
+        checkpoint.last = 99
+        assert train(checkpoint) == undisturbed, f"after step {last}"
+
+
+def test_a_second_phase_goes_on_with_the_steps_and_the_epochs(run):
+    fitted = run(epochs=2)
+    asked = []
+
+    class Noted(Steps):
+        def __call__(self, step):
+            asked.append(int(step))
+            return super().__call__(step)
+
+    model = small_model()
+    fitted.fit(model, Noted(), Steps())
+    fitted.fit(model, Noted(), Steps(), SimpleNamespace(epochs=1, learning_rate=0.0))
+    assert sorted(asked) == list(range(75))
+    assert (fitted.step, len(fitted.history)) == (75, 3)
+    assert model.optimizer.learning_rate == 0
 
 
 def test_memory_is_kept_and_released_anywhere(monkeypatch):

@@ -1,8 +1,8 @@
 """What a frozen trunk makes of images: computed once, then read from files.
 
 A file holds the features of one batch of images. Its name is a hash of all that they depend on:
-the images' pixels, the trunk's whole computation with its weights, and what decides its last
-bits. So a changed image, weight or augmentation never meets an old feature, whoever stored it.
+the images' pixels, the trunk's layers and weights, and what decides the last bits. So a changed
+image, weight or augmentation never meets an old feature, whoever stored it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ class FeatureCache:
     """Features by the images that they are of, kept in `.cache/features` of the checkout."""
 
     def __init__(self, trunk: keras.Model, pinned: Runtime, gigabytes: float) -> None:
-        """Freeze a trunk.
+        """Make a trunk ready.
 
         Args:
             trunk: from RGB pixels, 0-255, to features; used in inference mode.
@@ -45,8 +45,9 @@ class FeatureCache:
         """
         self.shape: tuple[int, ...] = trunk.output_shape[1:]
         self.limit = int(gigabytes * 1e9)
-        self._compute, graph = _freeze(trunk)
-        self._depends_on = hashlib.sha256(graph + repr(last_bits(pinned)).encode()).digest()
+        self._compute = _compile(trunk)
+        given = _fingerprint(trunk) + repr(last_bits(pinned)).encode()
+        self._depends_on = hashlib.sha256(given).digest()
         self.computed = self.read = 0  # how often
         self._room = 0  # not known yet
         self._warned = False
@@ -87,11 +88,12 @@ class FeatureCache:
     def _read(self, path: Path, row: int | None) -> np.ndarray | None:
         try:
             with path.open("rb") as file:
-                now = time.time_ns()
-                os.utime(file.fileno(), ns=(now, now))  # so that what is in use stays
+                with suppress(OSError):  # where it may only be read
+                    now = time.time_ns()
+                    os.utime(file.fileno(), ns=(now, now))  # so that what is in use stays
                 return unpack(file.fileno(), self.shape, row)
-        except (FileNotFoundError, EOFError):
-            return None
+        except (OSError, EOFError):
+            return None  # and it is computed, whatever kept it from being read
 
     def _write(self, path: Path, computed: np.ndarray) -> None:
         content = pack(computed)
@@ -225,27 +227,33 @@ def _take(file: int, offset: int, count: int, dtype: str) -> np.ndarray:
     return np.frombuffer(content, dtype)
 
 
-def _freeze(trunk: keras.Model) -> tuple[Callable[[np.ndarray], np.ndarray], bytes]:
-    """Make a graph with constant weights, in which normalisation melts into the convolutions.
+def _fingerprint(trunk: keras.Model) -> bytes:
+    """Hash all that a trunk computes with: its layers, and their weights' values."""
+    # What will learn later computes as if it would not.
+    layers = trunk.to_json().replace('"trainable": true', '"trainable": false')
+    hashed = hashlib.sha256(layers.encode())
+    for weight in trunk.weights:
+        hashed.update(weight.numpy().tobytes())
+    return hashed.digest()
 
-    Returns:
-        The computation, and the graph itself, which tells it from all others.
-    """
+
+def _compile(trunk: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     pixels = tf.TensorSpec((None, *trunk.input_shape[1:]), tf.uint8)
-    function = tf.function(lambda images: trunk(images, training=False))
-    frozen = convert_variables_to_constants_v2(function.get_concrete_function(pixels))
-    graph = frozen.graph.as_graph_def().SerializeToString(deterministic=True)
-    return lambda images: frozen(tf.constant(images))[0].numpy(), graph
+    function = tf.function(lambda images: trunk(images, training=False), input_signature=[pixels])
+    return lambda images: function(tf.constant(images)).numpy()
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder for a while."""
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = os.open(folder, os.O_RDONLY)
+    """Keep other processes out of a folder for a while, if there can be one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError:  # which keeping anything in it will meet as well, and tell
+        yield
+        return
     try:
         fcntl.flock(opened, fcntl.LOCK_EX)
         yield

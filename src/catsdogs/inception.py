@@ -65,7 +65,7 @@ def scaling() -> keras.Layer:
     """From 0-255 to -1…1, which is what the ImageNet weights were trained on."""
     from keras import layers
 
-    return layers.Rescaling(1 / 127.5, offset=-1)
+    return layers.Rescaling(1 / 127.5, offset=-1, name="scaling")
 
 
 def awaken(trunk: keras.Model, batches: TrainingBatches, untrained: Untrained) -> keras.Model:
@@ -98,9 +98,54 @@ def awaken(trunk: keras.Model, batches: TrainingBatches, untrained: Untrained) -
     return awake
 
 
+def divide(trunk: keras.Model, above: str) -> tuple[keras.Model, keras.Model]:
+    """Take a trunk apart, so that its upper part can learn.
+
+    Args:
+        trunk: from pixels scaled to -1…1 to features.
+        above: the last block of the lower part.
+
+    Returns:
+        The lower part, frozen, and the upper part. Batch normalisation is frozen there, too, and
+        so in inference mode: few images would spoil what it knows of many.
+
+    Raises:
+        UserError: the trunk ends with that block, or before it.
+    """
+    import keras
+
+    names = [layer.name for layer in trunk.layers]
+    if above not in names or not set(BLOCKS) & set(names[names.index(above) + 1 :]):
+        raise UserError(
+            f"train_inception.fine_tuning.above is {above}, and nothing of the trunk is above it: "
+            "name a block below train_inception.cut, or none"
+        )
+    seam = trunk.get_layer(above).output
+    lower = keras.Model(trunk.input, seam, name="trunk")
+    lower.trainable = False
+    upper = keras.Model(seam, trunk.output, name="blocks")
+    for layer in upper.layers:
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    return lower, upper
+
+
+def join(first: keras.Model, *others: keras.Model) -> keras.Model:
+    """Put models one behind the other, the last of which is a head, a plain chain of layers."""
+    import keras
+
+    *blocks, head = others
+    signal = first.output
+    for model in blocks:
+        signal = model(signal)
+    for layer in head.layers[1:]:
+        signal = layer(signal)
+    return keras.Model(first.input, signal, name="inception")
+
+
 def with_scaling(trunk: keras.Model) -> keras.Model:
     """Let a trunk begin with RGB pixels, 0-255; it stays in inference mode."""
     import keras
 
-    pixels = keras.Input(trunk.input_shape[1:])
-    return keras.Model(pixels, trunk(scaling()(pixels), training=False))
+    # Named, so that a trunk is described alike whatever else has been built.
+    pixels = keras.Input(trunk.input_shape[1:], name="pixels")
+    return keras.Model(pixels, trunk(scaling()(pixels), training=False), name="features")

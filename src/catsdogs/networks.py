@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from catsdogs.stage import UserError
 
@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     import keras
 
 
-def cnn(size: int, filters: Sequence[int], dense: Sequence[int]) -> keras.Model:
+Initializer = Literal["glorot_uniform", "glorot_normal", "he_uniform", "he_normal"]
+
+
+def cnn(
+    size: int,
+    filters: Sequence[int],
+    dense: Sequence[int],
+    initializer: Initializer = "glorot_uniform",
+) -> keras.Model:
     """Build 3×3 convolutions, each followed by 2×2 max pooling, then dense layers.
 
     With the notebook's size 150, filters 32, 64, 128 and dense layers 128, 512 it has 4,894,913
@@ -21,6 +29,7 @@ def cnn(size: int, filters: Sequence[int], dense: Sequence[int]) -> keras.Model:
         size: side of the images in pixels.
         filters: the number of filters of each convolution.
         dense: the units of each hidden dense layer.
+        initializer: what the weights of all layers but the last are drawn from.
 
     Returns:
         A model from RGB pixels, 0-255, N×size×size×3, to P(dog), N×1.
@@ -41,10 +50,10 @@ def cnn(size: int, filters: Sequence[int], dense: Sequence[int]) -> keras.Model:
         )
     model = keras.Sequential([keras.Input((size, size, 3)), layers.Rescaling(1 / 255)])
     for count in filters:
-        model.add(layers.Conv2D(count, 3, activation="relu"))
+        model.add(layers.Conv2D(count, 3, activation="relu", kernel_initializer=initializer))
         model.add(layers.MaxPooling2D(2))
     model.add(layers.Flatten())
     for units in dense:
-        model.add(layers.Dense(units, activation="relu"))
+        model.add(layers.Dense(units, activation="relu", kernel_initializer=initializer))
     model.add(layers.Dense(1, activation="sigmoid"))
     return model

@@ -6,6 +6,7 @@ A stage's script says which keys its section has and what they may be, as a subc
 import difflib
 import math
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -61,6 +62,9 @@ class Training(Section):
 
     optimizer: Literal["adam", "rmsprop", "sgd"]
     learning_rate: Positive
+    schedule: Literal["constant", "cosine"]
+    warmup_steps: Annotated[Whole, Field(ge=0, le=1_000_000)]
+    weight_averaging: Share
     batch_size: Count
     epochs: Count
     steps_per_epoch: Count
@@ -117,6 +121,17 @@ def read(path: Path = PARAMS) -> dict[str, Any]:
         if section not in SECTIONS:
             raise UserError(f"{path}: {section} is unknown{_known(str(section), SECTIONS)}")
     return document
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Name every value by its whole key: `train_basic.learning_rate`."""
+    flat: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat += flatten(value, f"{prefix}{name}.")
+        else:
+            flat.append((f"{prefix}{name}", value))
+    return flat
 
 
 def _explain(section: str, model: type[BaseModel], error: ValidationError) -> str:

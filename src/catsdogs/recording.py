@@ -38,7 +38,7 @@ WHOLE = {
     "predictions.csv": layout.PREDICTIONS,
     "figures/learning_curves.png": layout.figure("compare"),
     "figures/scores.png": layout.figure("compare_scores"),
-    "figures/same_images.png": layout.EVALUATION / "same_images.png",
+    "figures/same_images.png": layout.PICTURES / "same_images.png",
 }
 
 
@@ -288,7 +288,8 @@ def _dataset(snapshot: Snapshot, side: str) -> DatasetInput:
 
 def _files(snapshot: Snapshot, stage: str) -> Iterator[tuple[str, Path]]:
     """What a model's run shows as artifacts, under names that are the same for all models."""
-    for path in (*snapshot.outputs(stage), *snapshot.outputs("evaluate")):
+    made = (*snapshot.outputs(stage), *snapshot.outputs("evaluate"))
+    for path in (file for out in made for file in snapshot.within(out)):
         name = path.name.removeprefix(f"{stage}_")
         if path == layout.curves(stage):
             yield "curves/learning.csv", path

@@ -22,6 +22,14 @@ CNNS = ("train_basic", "train_augmented")
 TEMPLATE = Path(__file__).with_suffix(".html")
 
 
+class FineTuning(params.Section, extra="ignore"):
+    """What the page says of a second phase."""
+
+    above: str
+    epochs: params.Count
+    learning_rate: params.Positive
+
+
 class Run(params.Training, extra="ignore"):
     """What the page says of a training's section, which its own stage checks in full."""
 
@@ -29,7 +37,24 @@ class Run(params.Training, extra="ignore"):
     dense: params.Layers
     cut: str | None = None
     dropout: params.Share | None = None
+    fine_tuning: FineTuning | None = None
     augmentation: Augmentation | None = None
+
+    @property
+    def frozen(self) -> str:
+        """The last block of a trunk that has not learned, or "" if none of it has."""
+        above = self.fine_tuning.above if self.fine_tuning else "none"
+        return "" if above == "none" else above
+
+    @property
+    def all_epochs(self) -> int:
+        """Those of all phases."""
+        return self.epochs + (self.fine_tuning.epochs if self.frozen else 0)
+
+    @property
+    def steps(self) -> int:
+        """Those of all epochs, where nothing shortens them."""
+        return self.all_epochs * self.steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -62,10 +87,7 @@ class Comparison:
     @property
     def shortened(self) -> bool:
         """Whether trainings took fewer steps than `params.yaml` has."""
-        return any(
-            self.measured[name]["steps"] < run.epochs * run.steps_per_epoch
-            for name, run in self.runs.items()
-        )
+        return any(self.measured[name]["steps"] < run.steps for name, run in self.runs.items())
 
 
 class Gallery(NamedTuple):
@@ -77,7 +99,7 @@ class Gallery(NamedTuple):
 
 
 def _each(kind: str, stages: Sequence[str] = layout.TRAININGS) -> dict[str, Path]:
-    return {figures.title(name): layout.EVALUATION / f"{name}_{kind}.png" for name in stages}
+    return {figures.title(name): layout.PICTURES / f"{name}_{kind}.png" for name in stages}
 
 
 GALLERIES = (
@@ -95,7 +117,7 @@ GALLERIES = (
     Gallery(
         "The same images in every experiment",
         "The first cats and dogs of the validation images, to lay two reports side by side.",
-        {"all three": layout.EVALUATION / "same_images.png"},
+        {"all three": layout.PICTURES / "same_images.png"},
     ),
     Gallery(
         "What the small networks look for",

@@ -70,8 +70,9 @@ def begin_training(stage: str, model: type[TrainingT]) -> tuple[TrainingT, Runti
 
 
 def _rehearsed(training: TrainingT, share: float) -> TrainingT:
-    names = ("steps_per_epoch", "validation_steps")
-    steps = {name: max(1, round(getattr(training, name) * share)) for name in names}
+    names = ("steps_per_epoch", "validation_steps", "warmup_steps")
+    given = {name: getattr(training, name) for name in names}
+    steps = {name: count and max(1, round(count * share)) for name, count in given.items()}
     print(
         f"drawn images, a rehearsal (runtime.rehearsal: {share:g}): {training.epochs} epochs of "
         f"{steps['steps_per_epoch']} steps instead of {training.steps_per_epoch}"

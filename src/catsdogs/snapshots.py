@@ -77,7 +77,7 @@ class Snapshot:
         return sections
 
     def outputs(self, stage: str) -> dict[Path, str]:
-        """The files that a stage made, with their MD5."""
+        """The files and folders that a stage made, with the MD5 that DVC has of them."""
         outs = self.stages.get(stage, {}).get("outs", [])
         return {Path(out["path"]): out["md5"] for out in outs}
 
@@ -85,8 +85,13 @@ class Snapshot:
         """Whether the experiment has a file of this name."""
         return self.files.exists(path.as_posix()) if self.files else path.exists()
 
+    def within(self, path: Path) -> list[Path]:
+        """The files of an output that is a folder; or the output, which is a file."""
+        place = self.fetch(path)
+        return sorted(path / each.name for each in place.iterdir()) if place.is_dir() else [path]
+
     def fetch(self, path: Path) -> Path:
-        """Give the place of one of the experiment's files on this disk.
+        """Give the place of one of the experiment's files, or of a whole folder, on this disk.
 
         Raises:
             UserError: it is not there, or is not the one that `dvc.lock` speaks of.
@@ -95,14 +100,14 @@ class Snapshot:
         if self.files and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self.files.get_file(path.as_posix(), str(target))
+                self.files.get(path.as_posix(), str(target), recursive=True)
             except OSError:
                 raise UserError(
                     f"DVC's cache lacks {path} of {self.experiment or self.revision[:7]}: "
                     "`dvc pull` it from where the experiment was run, or run it again"
                 ) from None
         made = {name: md5 for stage in self.stages for name, md5 in self.outputs(stage).items()}
-        if not target.exists() or made.get(path) not in (None, digest(target, "md5")):
+        if not target.exists() or made.get(path) not in (None, _md5(target)):
             raise UserError(f"{path} is not what dvc.lock has: run `dvc repro`")
         return target
 
@@ -154,6 +159,14 @@ def of_revision(revision: str, experiment: str = "", base: str = "") -> Iterator
         if not snapshot.trainings:
             raise UserError(f"{experiment or revision[:7]} has no model in its dvc.lock")
         yield snapshot
+
+
+def _md5(path: Path) -> str:
+    """The MD5 of a file, or of a flat folder, as DVC has it in `dvc.lock`."""
+    if not path.is_dir():
+        return digest(path, "md5")
+    files = [{"md5": digest(each, "md5"), "relpath": each.name} for each in sorted(path.iterdir())]
+    return hashlib.md5(json.dumps(files).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def git(*arguments: str) -> str:

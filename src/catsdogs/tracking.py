@@ -259,17 +259,7 @@ def parameters(stage: str, values: Mapping[str, Any]) -> dict[str, str]:
         values: of `params.yaml`; of its sections, those of `SHARED` and the stage's are shown.
     """
     shown = {section: values[section] for section in (*SHARED, stage) if section in values}
-    return {name.removeprefix(f"{stage}."): _show(value) for name, value in _flatten(shown)}
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat += _flatten(value, f"{prefix}{name}.")
-        else:
-            flat.append((f"{prefix}{name}", value))
-    return flat
+    return {name.removeprefix(f"{stage}."): _show(value) for name, value in params.flatten(shown)}
 
 
 def _show(value: Any) -> str:
