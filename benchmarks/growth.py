@@ -6,25 +6,29 @@ import shutil
 from statistics import median
 
 import photographs
-from checkout import Checkout
+from checkout import WORK, Checkout
 from measure import Usage
 from photographs import Sources
 from table import Bound, Line, figure
 
 PART = "Memory and growth"
-SIZES = {"small": 5_000, "whole": 25_000, "large": 100_000}
+SIZES = {"whole": 25_000, "small": 5_000, "large": 100_000}  # in this order
 DATA = ("download", "split")
 TRAININGS = ("train_basic", "train_augmented", "train_inception")
 LATER = ("evaluate", "compare")  # which look at the validation images alone
-STAGES = (*DATA, *TRAININGS, *LATER)
-AGAIN = 2  # runs more, where they are short
+STAGES = {  # of each size; the smallest set's models are those of the whole
+    "whole": (*DATA, *TRAININGS, *LATER),
+    "small": (*DATA, *LATER),
+    "large": (*DATA, *TRAININGS),
+}
+AGAIN = 2  # runs more of `download`, which is short
 STEPS = {"epochs": 1, "steps_per_epoch": 10, "validation_steps": 5}
 NOTE = f"""\
 Photographs, encoded anew: every fifth, all, and each four times with a changed pixel. Peak memory
 is that of the largest process of a stage. Trainings take {STEPS["steps_per_epoch"]} steps,
 `evaluate` all validation images, a fifth of all; 20,000 of them through three models would take
-too long, so it grows from 5,000 images to 25,000. CPU times are medians of {1 + AGAIN} runs where
-there are fewer than 100,000 images."""
+too long, so it grows from 5,000 images to 25,000. CPU times of
+`download` are medians of {1 + AGAIN} runs."""
 Used = dict[tuple[str, str], list[Usage]]  # of a size and a stage
 
 
@@ -39,13 +43,15 @@ def measure(sources: Sources) -> list[Line]:
         changes |= {stage: dict(STEPS) for stage in TRAININGS}
         changes["train_inception"]["weights"] = sources.weights
         copy = Checkout(f"growth-{size}", changes)
-        stages = STAGES[: -len(LATER)] if size == "large" else STAGES
-        used |= {(size, stage): [copy.stage(stage)] for stage in stages}
-        for stage in DATA if size != "large" else ():
-            used[size, stage] += [copy.stage(stage) for _ in range(AGAIN)]
+        if size == "small":
+            for made in ("models", "metrics", "plots"):
+                whole = WORK / "growth-whole" / made
+                shutil.copytree(whole, copy.path / made, dirs_exist_ok=True)
+        used |= {(size, stage): [copy.stage(stage)] for stage in STAGES[size]}
+        used[size, "download"] += [copy.stage("download") for _ in range(AGAIN)]
         shutil.rmtree(copy.path / "data")
     return [
-        *(_peak(stage, used["whole", stage][0]) for stage in STAGES),
+        *(_peak(stage, used["whole", stage][0]) for stage in STAGES["whole"]),
         *(_growth(stage, "large", "whole", used) for stage in (*DATA, *TRAININGS)),
         *(_growth(stage, "whole", "small", used) for stage in LATER),
         *(_per_image(stage, used) for stage in DATA),
@@ -53,9 +59,9 @@ def measure(sources: Sources) -> list[Line]:
 
 
 def _peak(stage: str, used: Usage) -> Line:
-    bound = Bound("≤", 2, " GiB")
+    bound = Bound("≤", 2, " GB")
     what = f"peak memory of `{stage}`"
-    return Line(PART, what, _memory(used), ratio=used.peak / 2**30, bound=bound)
+    return Line(PART, what, _memory(used), ratio=used.peak / 1e9, bound=bound)
 
 
 def _growth(stage: str, more: str, fewer: str, used: Used) -> Line:
@@ -66,7 +72,7 @@ def _growth(stage: str, more: str, fewer: str, used: Used) -> Line:
 
 
 def _memory(used: Usage) -> str:
-    return f"{figure(used.peak / 2**30)} GiB"
+    return f"{figure(used.peak / 1e9)} GB"
 
 
 def _per_image(stage: str, used: Used) -> Line:

@@ -16,7 +16,7 @@ from trainings import STEPS, VALIDATION, VALIDATION_STEPS, VALIDATIONS
 
 PART = "Training steps"
 KINDS = {"train_basic": "plain", "train_augmented": "augmented"}  # the notebook's generator
-ROUNDS = 4
+ROUNDS = 3
 OTHERS = 2  # rounds in which the others have a turn, too
 TURNS = 5  # of a round, CHUNK steps each: so many that there is one checkpoint in a round
 NOTE = f"""\

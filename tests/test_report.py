@@ -218,7 +218,7 @@ def test_the_page_holds_all_it_needs_and_says_not_where_it_was_made(pictures, tm
     values[INCEPTION]["weights"] = "/srv/weights/of-a-person.h5"
     values[INCEPTION]["augmentation"] |= {"shear": "1e-1", "zoom": 0, "rotation": 15}
     values[INCEPTION]["augmentation"]["horizontal_flip"] = True
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     page = report.page(comparison(runs=runs(params.PARAMS)))
     sources = [attributes["src"] for tag, attributes in Elements(page).tags if tag == "img"]
     assert len(sources) == len(pictures) + 2 == len(set(sources))

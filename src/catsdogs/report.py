@@ -9,17 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from catsdogs import figures, layout, params
-from catsdogs.augmentation import Augmentation
 from catsdogs.significance import difference_interval
 
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
+from pydantic import BeforeValidator
 
 CNNS = ("train_basic", "train_augmented")
 TEMPLATE = Path(__file__).with_suffix(".html")
+
+
+Written = Annotated[bool | float | str, BeforeValidator(params.number)]
 
 
 class FineTuning(params.Section, extra="ignore"):
@@ -38,7 +41,7 @@ class Run(params.Training, extra="ignore"):
     cut: str | None = None
     dropout: params.Share | None = None
     fine_tuning: FineTuning | None = None
-    augmentation: Augmentation | None = None
+    augmentation: dict[str, Written] | None = None
 
     @property
     def frozen(self) -> str:
