@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -213,6 +214,18 @@ def test_kept_features_save_work_and_change_nothing(copy):
     assert computed(views=1, dropout=0.5, dense=[16]) == 0, "another head on the same features"
     assert computed(views=0, dropout=0.2, dense=[8]) == 6, "a fresh view at each of six steps"
     assert model.read_bytes() == before
+
+
+def test_what_earlier_code_left_in_a_folder_goes(copy):
+    """DVC empties a stage's folders; run by hand, the stage has to."""
+    folders = [copy.path / "plots/evaluate" / name for name in ("curves", "pictures")]
+    made = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+    for folder in folders:
+        (folder / "old.txt").write_text("old")
+        os.utime(folder / "old.txt", (1, 1))
+    copy.script("evaluate")
+    found = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+    assert found == made
 
 
 def test_verify_rebuilds_in_a_clone_and_nothing_differs(made, tmp_path):
