@@ -31,7 +31,6 @@ from catsdogs import (
 from catsdogs.batches import FixedBatches, Subset, dataset, read_subset
 from catsdogs.files import write_csv, write_json
 from catsdogs.gradcam import heat
-from catsdogs.layout import CLASSES
 from catsdogs.pixels import PixelReader
 
 import numpy as np
@@ -98,12 +97,7 @@ def write_curves(name: str, labels: np.ndarray, probabilities: np.ndarray, bins:
         "roc": scores.roc(labels, probabilities),
         "precision_recall": scores.precision_recall(labels, probabilities),
         "calibration": scores.calibration(labels, probabilities, bins),
-        "confusion": pd.DataFrame(
-            {
-                "actual": np.take(CLASSES, labels),
-                "predicted": np.take(CLASSES, (probabilities >= 0.5).astype(int)),
-            }
-        ),
+        "confusion": scores.confusion(labels, probabilities),
     }
     for kind, table in tables.items():
         path = layout.SCORE_CURVES / f"{name}_{kind}.csv"

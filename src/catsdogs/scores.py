@@ -1,5 +1,7 @@
 """How good predictions are: labels and probabilities go in, numbers and curves come out."""
 
+from catsdogs.layout import CLASSES
+
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
@@ -76,6 +78,14 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int) 
     table = calibration(labels, probabilities, bins)
     gaps = (table["predicted"] - table["observed"]).abs()
     return float((gaps * table["images"]).sum() / table["images"].sum())
+
+
+def confusion(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """What each image is and what it is taken for, by the classes' names."""
+    predicted = (probabilities >= 0.5).astype(int)
+    return pd.DataFrame(
+        {"actual": np.take(CLASSES, labels), "predicted": np.take(CLASSES, predicted)}
+    )
 
 
 def roc(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
