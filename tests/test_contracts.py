@@ -84,8 +84,8 @@ def test_imports_run_one_way():
     TopologicalSorter({name: imported(module(name)) for name in modules}).prepare()
     for stage in STAGES:
         assert not {node for node in imported(script(stage)) if node in STAGES}
-    commands = {"champion", "experiments", "plots_page", "predict", "search", "sync"}
-    commands |= {"verify"}
+    commands = {"champion", "experiments", "plots_page", "predict", "results", "search"}
+    commands |= {"sync", "verify"}
     loaded = {"serving"}  # by MLflow, by its name
     used = set().union(*(needed(script(stage)) for stage in STAGES)) | commands | loaded
     assert set(modules) == used, "a module that nothing uses"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import time
 from io import BytesIO
 
 import numpy as np
+import pandas as pd
 import pytest
 import requests
 import yaml
@@ -27,6 +29,8 @@ pytestmark = pytest.mark.slow
 MODELS = ("basic", "augmented", "inception")
 STATUS = ("dvc", "queue", "status")
 SYNC = ("python", "-m", "catsdogs.sync")
+STAGES = tuple(f"train_{model}" for model in MODELS)
+RESULTS = ("runs.json", "curves.csv", "predictions.csv")
 
 
 @contextlib.contextmanager
@@ -418,3 +422,62 @@ def test_sync_leaves_a_training_that_runs_alone(made, tmp_path):
 
 def stored(checkout):
     return runs(checkout) if (checkout.path / "mlflow.db").exists() else {}
+
+
+@pytest.fixture
+def unkept(queued, tmp_path):
+    """A copy of it without the results that the repository keeps."""
+    copy = queued.copy(tmp_path / "copy")
+    shutil.rmtree(copy.path / "docs/results", ignore_errors=True)
+    return copy
+
+
+def test_results_of_experiments_can_be_kept_in_git_and_made_again(unkept):
+    checkout = unkept
+    names = sorted(experiments(checkout))
+    checkout.run("python", "-m", "catsdogs.results", names[2])
+    checkout.run("python", "-m", "catsdogs.results", *names[:2])  # the third one stays
+    folder = checkout.path / "docs/results"
+    kept = {name: (folder / name).read_bytes() for name in RESULTS}
+    checkout.run("python", "-m", "catsdogs.results", *names)
+    assert kept == {name: (folder / name).read_bytes() for name in RESULTS}
+
+    described = json.loads(kept["runs.json"])
+    predictions = pd.read_csv(folder / "predictions.csv")
+    curves = pd.read_csv(folder / "curves.csv")
+    assert list(described) == names
+    assert predictions.shape[1] == 2 + 5  # of nine models, two are in all experiments
+    for name in names:
+        checkout.run("dvc", "exp", "apply", name)
+        made = pd.read_csv(checkout.path / "data/predictions.csv")
+        scores = json.loads((checkout.path / "metrics/evaluate.json").read_text())
+        for stage in STAGES:
+            model = described[name]["models"][stage]
+            answers = predictions[model["md5"]]
+            assert ((answers >= 0.5) == (made[stage] >= 0.5)).all()
+            assert (made[stage] - answers).between(0, 1e-4).all()
+            assert model["evaluated"] == scores[stage]
+            own = curves[(curves["experiment"] == name) & (curves["model"] == stage)]
+            written = pd.read_csv(checkout.path / f"plots/{stage}.csv")
+            assert own[list(written)].reset_index(drop=True).equals(written)
+    checkout.git("checkout", "--quiet", "--force", "HEAD")
+    checkout.run(*shlex.split(described[names[0]]["command"].replace(names[0], "again")))
+    again = checkout.git("show", f"{experiments(checkout)['again']}:dvc.lock")
+    assert again == checkout.git("show", f"{experiments(checkout)[names[0]]}:dvc.lock")
+
+
+def test_an_experiment_whose_results_cannot_be_kept_leaves_them_as_they_are(unkept):
+    checkout = unkept
+    (name, *_) = experiments(checkout)
+    checkout.run("python", "-m", "catsdogs.results", name)
+    folder = checkout.path / "docs/results"
+    kept = {file: (folder / file).read_bytes() for file in RESULTS}
+    failed = checkout.run("python", "-m", "catsdogs.results", name, "nobody", check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: nobody is no experiment")
+    assert kept == {file: (folder / file).read_bytes() for file in RESULTS}
+    others = kept["predictions.csv"].replace(b".jpg", b".jpeg")
+    (folder / "predictions.csv").write_bytes(others)
+    failed = checkout.run("python", "-m", "catsdogs.results", name, check=False)
+    assert f"{name} was judged by other images" in failed.stderr
+    assert others == (folder / "predictions.csv").read_bytes()
