@@ -141,6 +141,38 @@ def test_pretrained_weights_are_loaded():
     assert np.array_equal(trunk.layers[1].get_weights()[0], first)
 
 
+def test_features_are_those_of_keras_own_way_with_a_file_of_keras_layout(tmp_path):
+    import h5py
+    import keras
+    from keras.applications import inception_v3
+    from keras.src.legacy.saving import legacy_h5_format
+
+    network = inception_v3.InceptionV3(include_top=False, weights=None, input_shape=(76, 76, 3))
+    random = np.random.default_rng(0)
+    for layer in network.layers:
+        if layer.weights and isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.weights])
+    file = tmp_path / "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    with h5py.File(file, "w") as written:
+        legacy_h5_format.save_weights_to_hdf5_group(written, network)
+
+    pixels = random.integers(0, 256, (3, 76, 76, 3)).astype("float32")
+    own = keras.Model(network.input, network.get_layer("mixed7").output)
+    expected = own(inception_v3.preprocess_input(pixels.copy()), training=False).numpy()
+    trunk = inception.build_trunk(76, "mixed7", file)
+    got = inception.with_scaling(trunk)(pixels).numpy()
+    assert expected.std() > 0.01
+    assert np.allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(inception.with_scaling(trunk)(pixels / 255).numpy(), expected, rtol=0.1)
+
+
+def test_pixels_become_what_keras_own_weights_were_trained_on():
+    from keras.applications.inception_v3 import preprocess_input
+
+    pixels = np.arange(256, dtype="float32")
+    assert np.allclose(inception.scaling()(pixels), preprocess_input(pixels.copy()), atol=1e-6)
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     other = tmp_path / "other.weights.h5"
     networks.cnn(32, [4], [4]).save_weights(other)
