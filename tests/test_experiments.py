@@ -16,6 +16,8 @@ import sys
 import time
 from io import BytesIO
 
+from catsdogs import results
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -476,8 +478,22 @@ def test_an_experiment_whose_results_cannot_be_kept_leaves_them_as_they_are(unke
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: nobody is no experiment")
     assert kept == {file: (folder / file).read_bytes() for file in RESULTS}
-    others = kept["predictions.csv"].replace(b".jpg", b".jpeg")
-    (folder / "predictions.csv").write_bytes(others)
+    checkout.run("dvc", "exp", "run", "--name", "partial", "-S", "train_basic.seed=5", "split")
+    failed = checkout.run("python", "-m", "catsdogs.results", "partial", check=False)
+    assert "partial did not run with the train_basic.seed of its params.yaml" in failed.stderr
+    assert kept == {file: (folder / file).read_bytes() for file in RESULTS}
+
+    described = json.loads(kept["runs.json"])
+    described[name]["images"]["validation.csv"] = "0" * 32
+    (folder / "runs.json").write_text(json.dumps({"other": described[name]}))
     failed = checkout.run("python", "-m", "catsdogs.results", name, check=False)
-    assert f"{name} was judged by other images" in failed.stderr
-    assert others == (folder / "predictions.csv").read_bytes()
+    assert f"{name} was judged by other images than other: name another --folder" in failed.stderr
+    checkout.run("python", "-m", "catsdogs.results", "--folder", "elsewhere", name)
+    assert kept == {file: (checkout.path / "elsewhere" / file).read_bytes() for file in RESULTS}
+
+
+def test_what_a_command_says_of_files_and_addresses_is_nobodys_secret():
+    assert results._public("../shared/photos.zip") == "photos.zip"
+    assert results._public("imagenet") == "imagenet"
+    address = "https://me:secret@host.org/a/photos.zip?token=secret"
+    assert results._public(address) == "https://host.org/a/photos.zip"

@@ -5,19 +5,23 @@
 To be run from the repository's root, with `src` on Python's path. DVC's cache holds an experiment
 as long as somebody keeps it; `docs/results` holds what a reader needs to check its figures:
 
-- `runs.json`: for each experiment the command that makes it again, the commit it began from, and
-  what its models reached: in their last epoch and, if they were evaluated, on all the images;
+- `runs.json`: for each experiment the command that makes it again, the commit it began from, the
+  MD5 of its images, and what its models reached: in their last epoch and, if they were evaluated,
+  on all validation images;
 - `curves.csv`: accuracy and loss after every epoch;
 - `predictions.csv`: P(dog) of every validation image by each model, which its MD5 names.
 
-Experiments that are there already stay, unless they are named.
+Experiments that are there already stay, unless they are named. To forget one, take it out of
+`runs.json`; the next time, its curves and predictions go, too.
 """
 
 import argparse
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from catsdogs import layout, params
 from catsdogs.files import write_csv, write_json
@@ -29,11 +33,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
-RUNS = Path("docs/results/runs.json")
-CURVES = Path("docs/results/curves.csv")
-PREDICTIONS = Path("docs/results/predictions.csv")
 FILES = ("data.source", "train_inception.weights")  # which another machine has elsewhere
 MEASURED = ("steps", "accuracy", "loss", "val_accuracy", "val_loss")
+IMAGES = (layout.PIXELS, layout.VALIDATION)
+KEYS = ["name", "label"]  # of an image
 
 
 class Results(NamedTuple):
@@ -45,7 +48,7 @@ class Results(NamedTuple):
         predictions: a row for each validation image, with its `name` and `label`.
     """
 
-    runs: dict[str, Any]
+    runs: Mapping[str, Any]
     curves: pd.DataFrame
     predictions: pd.DataFrame
 
@@ -53,45 +56,52 @@ class Results(NamedTuple):
 def main() -> None:
     """Add the experiments to what is kept."""
     parser = argparse.ArgumentParser(
-        prog="python -m catsdogs.results", description="Keep experiments in docs/results."
+        prog="python -m catsdogs.results", description="Keep experiments in Git."
     )
     parser.add_argument("experiments", nargs="+", metavar="experiment")
-    known, results = find_experiments(), read()
-    for name in parser.parse_args().experiments:
+    parser.add_argument("--folder", type=Path, default=Path("docs/results"), help="%(default)s")
+    arguments = parser.parse_args()
+    known, results = find_experiments(), read(arguments.folder)
+    for name in arguments.experiments:
         if name not in known:
             raise UserError(f"{name} is no experiment: `make experiments` lists them")
+    for name in arguments.experiments:
         with of_revision(known[name].commit, name, known[name].base) as snapshot:
             results = add(results, snapshot)
+    write(results, arguments.folder)
+    for name in arguments.experiments:
         print(f"{name}: {results.runs[name]['command']}")
-    write(results)
 
 
-def read() -> Results:
-    """Read what is kept; nothing is, at first."""
-    if not RUNS.exists():
-        return Results({}, pd.DataFrame(columns=["experiment"]), pd.DataFrame())
-    runs = json.loads(RUNS.read_text(encoding="utf-8"))
-    # As text, so that what stays is written as it was.
-    return Results(runs, *(pd.read_csv(path, dtype=str) for path in (CURVES, PREDICTIONS)))
+def read(folder: Path) -> Results:
+    """Read what a folder keeps; nothing, at first."""
+    runs = folder / "runs.json"
+    if not runs.exists():
+        return Results({}, pd.DataFrame(columns=["experiment"]), pd.DataFrame(columns=KEYS))
+    # Tables as text, so that what stays is written as it was.
+    tables = (pd.read_csv(folder / f"{name}.csv", dtype=str) for name in Results._fields[1:])
+    return Results(json.loads(runs.read_text(encoding="utf-8")), *tables)
 
 
-def write(results: Results) -> None:
-    """Write all three files, without the predictions of models that no experiment has."""
-    kept = {model["md5"] for each in results.runs.values() for model in each["models"].values()}
-    predictions = results.predictions.filter(["name", "label", *sorted(kept)])
-    curves = results.curves.sort_values("experiment", kind="stable")
-    write_csv(CURVES, list(curves), curves.itertuples(index=False))
-    write_csv(PREDICTIONS, list(predictions), predictions.itertuples(index=False))
-    write_json(RUNS, dict(sorted(results.runs.items())))
+def write(results: Results, folder: Path) -> None:
+    """Write all three files, without what no experiment of `runs` has."""
+    curves = results.curves[results.curves["experiment"].isin(results.runs)]
+    curves = curves.sort_values("experiment", kind="stable")
+    predictions = results.predictions.filter([*KEYS, *_evaluated(results.runs)])
+    write_csv(folder / "curves.csv", list(curves), curves.itertuples(index=False))
+    write_csv(folder / "predictions.csv", list(predictions), predictions.itertuples(index=False))
+    write_json(folder / "runs.json", dict(sorted(results.runs.items())))
 
 
 def add(results: Results, snapshot: Snapshot) -> Results:
     """Add an experiment, in the place of what was kept of it before.
 
     Raises:
-        UserError: DVC's cache lacks a file of it, or other images have judged it.
+        UserError: DVC's cache lacks a file of it, not all of its parameters were used, or other
+            images judged it than those before.
     """
-    name = snapshot.experiment
+    name, new = snapshot.experiment, describe(snapshot)
+    others = {other: each for other, each in results.runs.items() if other != name}
     curves = [results.curves[results.curves["experiment"] != name]]
     for stage in snapshot.trainings:
         table = pd.read_csv(snapshot.fetch(layout.curves(stage)), dtype=str)
@@ -100,45 +110,79 @@ def add(results: Results, snapshot: Snapshot) -> Results:
         curves.append(table)
     predictions = results.predictions
     if snapshot.evaluated:
+        for other, each in others.items():
+            if _evaluated({other: each}) and each["images"] != new["images"]:
+                raise UserError(
+                    f"{name} was judged by other images than {other}: name another --folder"
+                )
         answers = _answers(snapshot)
-        new = answers.drop(columns=predictions.columns.intersection(answers.columns[2:]))
-        if predictions.empty:
-            predictions = new
-        elif not predictions[["name", "label"]].equals(new[["name", "label"]]):
-            raise UserError(f"{name} was judged by other images than what {PREDICTIONS} has")
-        else:
-            predictions = pd.concat([predictions, new.drop(columns=["name", "label"])], axis=1)
-    return Results(results.runs | {name: describe(snapshot)}, pd.concat(curves), predictions)
+        kept = [md5 for md5 in _evaluated(others) if md5 not in answers]
+        predictions = pd.concat([answers, predictions[kept]], axis=1)
+    return Results(others | {name: new}, pd.concat(curves), predictions)
 
 
 def describe(snapshot: Snapshot) -> dict[str, Any]:
-    """Say how an experiment is made again, and what its models reached."""
+    """Say how an experiment is made again, and what its models reached.
+
+    Raises:
+        UserError: some of its parameters were not used.
+    """
+    wanted = dict(params.flatten(snapshot.parameters))
+    for key, used in params.flatten(snapshot.params):
+        if params.number(wanted.get(key)) != params.number(used):  # 1e-05, which is text
+            raise UserError(
+                f"{snapshot.experiment} did not run with the {key} of its params.yaml: "
+                "run it without naming a stage"
+            )
+    images = {path.name: snapshot.outputs("split")[path] for path in IMAGES}
     models: dict[str, Any] = {}
     scores = _json(snapshot, "evaluate") if snapshot.evaluated else {}
     for stage in snapshot.trainings:
         measured = _json(snapshot, stage)
         models[stage] = {"md5": snapshot.outputs(stage)[layout.model(stage)]}
-        models[stage] |= {"last_epoch": {key: measured[key] for key in MEASURED}}
+        models[stage]["last_epoch"] = {key: measured[key] for key in MEASURED}
         if snapshot.evaluated:
-            models[stage] |= {"evaluated": scores[stage]}
-    return {"command": _command(snapshot), "commit": snapshot.revision, "models": models}
+            models[stage]["evaluated"] = scores[stage]
+    return {
+        "command": _command(snapshot),
+        "commit": snapshot.revision,
+        "images": images,
+        "models": models,
+    }
 
 
 def _command(snapshot: Snapshot) -> str:
-    """The command that makes an experiment again, with the names of files alone."""
-    before = dict(params.flatten(yaml.safe_load(git("show", f"{snapshot.revision}:params.yaml"))))
+    """The command that makes an experiment again, with files' names alone and URLs' addresses."""
+    base = git("show", f"{snapshot.revision}:{params.PARAMS}")
+    if not base:
+        raise UserError(f"Git lacks {snapshot.revision}, which {snapshot.experiment} began from")
+    before = dict(params.flatten(yaml.safe_load(base)))
     words = ["dvc", "exp", "run", "--name", snapshot.experiment]
     for key, value in params.flatten(snapshot.parameters):
-        if value != before.get(key):
+        if params.number(value) != params.number(before.get(key)):
             text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-            words += ["-S", f"{key}={Path(text).name if key in FILES else text}"]
+            words += ["-S", f"{key}={_public(text) if key in FILES else text}"]
     return shlex.join(words + ([] if snapshot.evaluated else snapshot.trainings))
+
+
+def _public(place: str) -> str:
+    """Where a file is, without what is this machine's own or may be a secret."""
+    address = urlsplit(place)
+    if not address.netloc:
+        return Path(place).name
+    return f"{address.scheme}://{address.hostname}{address.path}"
+
+
+def _evaluated(runs: Mapping[str, Any]) -> list[str]:
+    """The MD5 of all models that were evaluated."""
+    models = [model for each in runs.values() for model in each["models"].values()]
+    return sorted({model["md5"] for model in models if "evaluated" in model})
 
 
 def _answers(snapshot: Snapshot) -> pd.DataFrame:
     """P(dog) in four digits, rounded down so that it stays on its side of 0.5."""
     table = pd.read_csv(snapshot.fetch(layout.PREDICTIONS))
-    answers = table[["name", "label"]].astype(str)
+    answers = table[KEYS].astype(str)
     for stage in snapshot.trainings:
         md5 = snapshot.outputs(stage)[layout.model(stage)]
         answers[md5] = [f"{value:.4f}" for value in np.floor(table[stage] * 10_000) / 10_000]
