@@ -1,0 +1,135 @@
+"""The figures that the documentation gives follow from what docs/results keeps."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from math import sqrt
+
+from catsdogs import params
+from compare import NOTEBOOK
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+RUNS = json.loads((DOCS / "results/runs.json").read_text())
+PREDICTIONS = pd.read_csv(DOCS / "results/predictions.csv")
+CURVES = pd.read_csv(DOCS / "results/curves.csv")
+MODELS = ("basic", "augmented", "inception")
+Z = 1.959963984540054  # the normal distribution's 97.5th percentile
+
+
+def right(experiment, model):
+    """Which of the 5,000 images a model gets right."""
+    md5 = RUNS[experiment]["models"][f"train_{model}"]["md5"]
+    return (PREDICTIONS[md5] >= 0.5) == (PREDICTIONS["label"] == 1)
+
+
+def accuracy(experiment, model):
+    """Accuracy with Wilson's 95 % interval."""
+    answers = right(experiment, model)
+    n, p = len(answers), answers.mean()
+    middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    return p, middle - half, middle + half
+
+
+def difference(first, second):
+    """How much more accurate the first is on the same images, with Bonett and Price's interval."""
+    one, other = right(*first), right(*second)
+    n = len(one) + 2
+    a, b = (one & ~other).sum() + 1, (other & ~one).sum() + 1
+    half = Z * sqrt((a + b - (a - b) ** 2 / n) / n**2)
+    return one.mean() - other.mean(), (a - b) / n - half, (a - b) / n + half
+
+
+def shown(numbers, sign=""):
+    value, low, high = (f"{number:{sign}.4f}" for number in numbers)
+    return f"{value} ({low} to {high})"
+
+
+def rows(text):
+    """The tables' lines, as their cells."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def table(file, first):
+    """The rows of a table, by their first cell, as dictionaries by its head."""
+    lines = rows((REPOSITORY / file).read_text())
+    head = next(number for number, row in enumerate(lines) if row[0] == first)
+    found = {}
+    for row in lines[head + 2 :]:
+        if len(row) != len(lines[head]):
+            break
+        found[row[0]] = dict(zip(lines[head], row, strict=True))
+    return found
+
+
+def test_the_readmes_table_follows_from_the_predictions():
+    assert len(PREDICTIONS) == 5_000
+    found = table("README.md", "model")
+    assert tuple(found) == MODELS
+    for model, row in found.items():
+        assert row["here"] == shown(accuracy("notebook-1", model))
+        longer = shown(accuracy("long-1", model)) if model != "inception" else ""
+        assert row["here, 6,000 steps"] == longer
+        assert row["the notebook"] == f"{NOTEBOOK[f'train_{model}']['val_accuracy']:.4f}"
+
+
+def test_the_table_of_runs_follows_from_the_predictions():
+    found = table("docs/results/README.md", "experiment")
+    assert {name.strip("`") for name in found} == set(RUNS), "a row for each of runs.json"
+    for experiment, run in RUNS.items():
+        for model in MODELS:
+            evaluated = "evaluated" in run["models"].get(f"train_{model}", {})
+            cell = shown(accuracy(experiment, model)) if evaluated else ""
+            assert found[f"`{experiment}`"][model] == cell
+
+
+def test_the_answer_follows_from_the_predictions():
+    found = table("docs/augmentation.md", "accuracy of 5,000 photographs")
+    for steps, experiment in (("1,500 steps", "notebook-1"), ("6,000 steps", "long-1")):
+        both = (experiment, "augmented"), (experiment, "basic")
+        assert found["basic"][steps] == shown(accuracy(experiment, "basic"))
+        assert found["augmented"][steps] == shown(accuracy(experiment, "augmented"))
+        assert found["augmented − basic"][steps] == shown(difference(*both), "+")
+
+
+def test_scores_follow_from_the_predictions():
+    for experiment, run in RUNS.items():
+        for stage, model in run["models"].items():
+            if scores := model.get("evaluated"):
+                computed = accuracy(experiment, stage.removeprefix("train_"))
+                names = ("accuracy", "accuracy_low", "accuracy_high")
+                assert [scores[name] for name in names] == pytest.approx(computed, abs=1e-6)
+
+
+def test_curves_end_where_the_runs_do():
+    for experiment, run in RUNS.items():
+        for stage, model in run["models"].items():
+            own = CURVES[(CURVES["experiment"] == experiment) & (CURVES["model"] == stage)]
+            last = own.iloc[-1]
+            for name in ("accuracy", "loss", "val_accuracy", "val_loss"):
+                assert last[name] == model["last_epoch"][name]
+
+
+def test_commands_are_shown_and_change_what_there_is():
+    text = (DOCS / "results/README.md").read_text().replace(" \\\n    ", " ")
+    known = dict(params.flatten(yaml.safe_load((REPOSITORY / "params.yaml").read_text())))
+    for run in RUNS.values():
+        assert run["command"] in text
+        words = shlex.split(run["command"])
+        changed = [words[i + 1].split("=")[0] for i, word in enumerate(words) if word == "-S"]
+        assert set(changed) <= set(known)
+
+
+@pytest.mark.parametrize("picture", ["learning_curves.png", "augmentation.png"])
+def test_the_pictures_are_drawn_from_the_curves(picture, tmp_path):
+    command = [sys.executable, DOCS / "results/draw.py", "--folder", tmp_path]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY / "src")})
+    assert (tmp_path / picture).read_bytes() == (DOCS / picture).read_bytes()
