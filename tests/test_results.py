@@ -100,6 +100,13 @@ def test_the_answer_follows_from_the_predictions():
         assert found["augmented − basic"][steps] == shown(difference(*both), "+")
 
 
+def test_what_one_view_costs_follows_from_the_predictions():
+    text = " ".join((DOCS / "performance.md").read_text().split())
+    one, fresh = ("view-1", "inception"), ("notebook-1", "inception")
+    costs = f"{accuracy(*one)[0]:.4f} instead of {accuracy(*fresh)[0]:.4f}, a difference of "
+    assert costs + shown(difference(one, fresh), "+") in text
+
+
 def test_scores_follow_from_the_predictions():
     for experiment, run in RUNS.items():
         for stage, model in run["models"].items():
