@@ -1,6 +1,6 @@
 """Keep experiments in Git: their names go in, three small files of what came of them come out.
 
-    python -m catsdogs.results notebook-1 better-1
+    python -m catsdogs.results notebook-1 long-1
 
 To be run from the repository's root, with `src` on Python's path. DVC's cache holds an experiment
 as long as somebody keeps it; `docs/results` holds what a reader needs to check its figures:
@@ -59,7 +59,7 @@ def main() -> None:
         prog="python -m catsdogs.results", description="Keep experiments in Git."
     )
     parser.add_argument("experiments", nargs="+", metavar="experiment")
-    parser.add_argument("--folder", type=Path, default=Path("docs/results"), help="%(default)s")
+    parser.add_argument("--folder", type=Path, default=Path("docs/results"), help="where")
     arguments = parser.parse_args()
     known, results = find_experiments(), read(arguments.folder)
     for name in arguments.experiments:
@@ -129,7 +129,8 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     """
     wanted = dict(params.flatten(snapshot.parameters))
     for key, used in params.flatten(snapshot.params):
-        if params.number(wanted.get(key)) != params.number(used):  # 1e-05, which is text
+        # As numbers, because YAML reads what DVC writes as 1e-05 as text.
+        if params.number(wanted.get(key)) != params.number(used):
             raise UserError(
                 f"{snapshot.experiment} did not run with the {key} of its params.yaml: "
                 "run it without naming a stage"
