@@ -111,6 +111,16 @@ class Repro:
         return at
 
 
+def free_locks(checkout: Checkout) -> bool:
+    """Do what docs/reproducibility.md says of a kill while DVC wrote down what it has locked."""
+    listed = checkout.path / ".dvc/tmp/rwlock"
+    cut_off = listed.exists() and not listed.read_bytes()
+    if cut_off:
+        listed.unlink()
+        print("removed .dvc/tmp/rwlock, which DVC was writing", file=sys.stderr, flush=True)
+    return cut_off
+
+
 def locked(checkout: Checkout) -> dict:
     path = checkout.path / "dvc.lock"
     return (yaml.safe_load(path.read_text()) if path.exists() else {}).get("stages", {})
@@ -143,6 +153,7 @@ def kill_and_go_on(
                 time.sleep(delay)
             note_resumptions(rebuilt, running)
             at, after = running.kill(signal_number, everything)
+            free_locks(checkout)
             if at:  # else it had come to its end before, being quicker this time
                 rebuilt.append(Kill(way, at, after))
                 number += 1

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from io import BytesIO
+from urllib.parse import quote
 
 from catsdogs import results
 
@@ -100,7 +101,10 @@ def experiments(checkout):
 
 @pytest.fixture(scope="module")
 def queued(made, tmp_path_factory):
-    """Three experiments from the queue, with two workers; only the basic model differs."""
+    """Three experiments from the queue, with two workers; only the basic model differs.
+
+    Tests may add experiments of their own; `names` has these three.
+    """
     checkout = made.copy(tmp_path_factory.mktemp("queued") / "repository")
     forget(checkout)
     rates = "train_basic.learning_rate=1e-4,3e-4,2e-3"
@@ -113,6 +117,7 @@ def queued(made, tmp_path_factory):
         time.sleep(2)
         states = re.findall(r"Queued|Running|Success|Failed", checkout.run(*STATUS).stdout)
     assert states == ["Success"] * 3
+    checkout.names = sorted(experiments(checkout))
     return checkout
 
 
@@ -271,12 +276,10 @@ def interface(queued):
 @pytest.fixture
 def page(browser, interface, queued):
     """The runs of one experiment, as a person unfolds them, and the rows to pick from."""
-    name = min(experiments(queued))
+    name = queued.names[0]
     page = browser.new_page(viewport={"width": 1600, "height": 1400})
     page.set_default_timeout(60_000)
-    page.goto(interface)
-    page.get_by_placeholder("metrics.rmse").fill(f"tags.`dvc.experiment` = '{name}'")
-    page.get_by_placeholder("metrics.rmse").press("Enter")
+    page.goto(f"{interface}&searchFilter={quote(f'tags.`dvc.experiment` = {name!r}')}")
     page.get_by_text("4 matching runs").wait_for()
     page.name, page.rows = name, page.locator(".ag-row:has(.ag-selection-checkbox)")
     page.rows.filter(has_text=name).locator("[col-id*='Run Name'] button").first.click()
@@ -431,12 +434,12 @@ def unkept(queued, tmp_path):
     """A copy of it without the results that the repository keeps."""
     copy = queued.copy(tmp_path / "copy")
     shutil.rmtree(copy.path / "docs/results", ignore_errors=True)
+    copy.names = queued.names
     return copy
 
 
 def test_results_of_experiments_can_be_kept_in_git_and_made_again(unkept):
-    checkout = unkept
-    names = sorted(experiments(checkout))
+    checkout, names = unkept, unkept.names
     checkout.run("python", "-m", "catsdogs.results", names[2])
     checkout.run("python", "-m", "catsdogs.results", *names[:2])  # the third one stays
     folder = checkout.path / "docs/results"
@@ -469,8 +472,7 @@ def test_results_of_experiments_can_be_kept_in_git_and_made_again(unkept):
 
 
 def test_an_experiment_whose_results_cannot_be_kept_leaves_them_as_they_are(unkept):
-    checkout = unkept
-    (name, *_) = experiments(checkout)
+    checkout, (name, *_) = unkept, unkept.names
     checkout.run("python", "-m", "catsdogs.results", name)
     folder = checkout.path / "docs/results"
     kept = {file: (folder / file).read_bytes() for file in RESULTS}

@@ -14,7 +14,7 @@ from catsdogs.stage import UserError
 import pytest
 import yaml
 from conftest import FEW_STEPS, PHOTOGRAPHS, STAND_IN_WEIGHTS, TINY, Checkout, photo, runs
-from kill import kill_and_go_on, locked, table
+from kill import free_locks, kill_and_go_on, locked, table
 
 TRAININGS = ("train_basic", "train_augmented", "train_inception")
 pytestmark = pytest.mark.slow
@@ -263,6 +263,16 @@ def test_verify_names_what_differs(made, tmp_path, monkeypatch, capsys):
     assert "DIFFERENT  metrics/train_basic.json\n" in output
     assert "DIFFERENT  metrics/compare.json\n" in output
     assert "identical  models/train_inception.keras\n" in output
+
+
+def test_a_kill_while_dvc_wrote_its_locks_is_mended_as_the_docs_say(made, tmp_path):
+    checkout = made.copy(tmp_path / "copy")
+    assert not free_locks(checkout), "DVC's own list stays"
+    (checkout.path / ".dvc/tmp/rwlock").write_text("")
+    refused = checkout.run("dvc", "repro", check=False)
+    assert "Unable to read RWLock-file '.dvc/tmp/rwlock'" in refused.stdout + refused.stderr
+    assert free_locks(checkout)
+    assert "up to date" in checkout.run("dvc", "repro").stdout
 
 
 def test_kills_at_random_moments(made, tmp_path):
