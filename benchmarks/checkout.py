@@ -62,8 +62,10 @@ class Checkout:
         downloads = REPOSITORY / ".cache" / "downloads"
         downloads.mkdir(parents=True, exist_ok=True)
         (self.path / ".cache").mkdir(exist_ok=True)
-        if not (self.path / ".cache" / "downloads").exists():
-            (self.path / ".cache" / "downloads").symlink_to(downloads)
+        link = self.path / ".cache" / "downloads"
+        if not link.exists():
+            link.unlink(missing_ok=True)  # which leads nowhere once the repository was moved
+            link.symlink_to(downloads)
 
     def run(self, *command: str) -> measure.Usage:
         """Run a program of the environment.
