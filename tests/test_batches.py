@@ -15,7 +15,7 @@ OFF = Augmentation(
     horizontal_flip=False,
     fill_mode="nearest",
 )
-ON = OFF.model_copy(update={"width_shift": 0.2, "height_shift": 0.2, "shear": 0.2, "zoom": 0.2})
+ON = OFF.model_copy(update={"width_shift": 0.2, "height_shift": 0.2, "shear": 12, "zoom": 0.2})
 COUNT, SIZE = 10, 12
 
 
@@ -101,7 +101,7 @@ def test_nothing_is_changed_where_everything_is_off(pixels):
     [
         {"width_shift": 0.2},
         {"height_shift": 0.2},
-        {"shear": 0.2},
+        {"shear": 12},
         {"zoom": 0.2},
         {"rotation": 30},
         {"horizontal_flip": True},
@@ -135,8 +135,8 @@ def test_the_ranges_are_what_they_say():
     zoom = draw(zoom=0.2)
     assert 0.8 <= zoom[:, 0, 0].min() < 0.805 < 1.195 < zoom[:, 0, 0].max() <= 1.2
     assert not np.allclose(zoom[:, 0, 0], zoom[:, 1, 1]), "height and width each by its own"
-    shear = -draw(shear=0.2)[:, 0, 1]
-    assert np.isclose(shear.max(), np.sin(0.2), atol=1e-3)
+    shear = np.arcsin(-draw(shear=12)[:, 0, 1])
+    assert np.isclose(np.rad2deg(shear.max()), 12, atol=0.2)
     angle = np.arcsin(draw(rotation=30)[:, 1, 0])
     assert np.isclose(np.rad2deg(angle.max()), 30, atol=0.2)
 
@@ -173,7 +173,7 @@ def test_views_are_those_of_keras(tensorflow):
             theta=25 * draw[0],
             tx=0.2 * size * draw[1],  # Keras' function means x, whatever its documentation says
             ty=0.2 * size * draw[2],
-            shear=np.rad2deg(0.2 * draw[3]),
+            shear=12 * draw[3],
             zx=1 + 0.2 * draw[4],
             zy=1 + 0.2 * draw[5],
             row_axis=0,

@@ -24,7 +24,7 @@ class Augmentation(Section):
 
     width_shift: Share  # share of the width
     height_shift: Share  # share of the height
-    shear: Annotated[Real, Field(ge=0, le=1.5)]  # radians
+    shear: Annotated[Real, Field(ge=0, le=85)]  # degrees
     zoom: Share  # both factors are drawn from 1 - zoom to 1 + zoom
     rotation: Annotated[Real, Field(ge=0, le=180)]  # degrees
     horizontal_flip: bool
@@ -96,7 +96,7 @@ def matrices(
     angle = np.deg2rad(augmentation.rotation) * draw[:, 0]
     shift_x = augmentation.width_shift * width * draw[:, 1]
     shift_y = augmentation.height_shift * height * draw[:, 2]
-    shear = augmentation.shear * draw[:, 3]
+    shear = np.deg2rad(augmentation.shear) * draw[:, 3]
     zoom_x = 1 + augmentation.zoom * draw[:, 4]
     zoom_y = 1 + augmentation.zoom * draw[:, 5]
     mirror = np.where(augmentation.horizontal_flip & (draw[:, 6] > 0), -1.0, 1.0)
