@@ -52,6 +52,17 @@ def shown(numbers, sign=""):
     return f"{value} ({low} to {high})"
 
 
+def curve(experiment, model):
+    """What was measured after each epoch."""
+    chosen = CURVES["experiment"].eq(experiment) & CURVES["model"].eq(f"train_{model}")
+    return CURVES[chosen].reset_index(drop=True)
+
+
+def words(page):
+    """A page's text, wherever its lines end."""
+    return " ".join((DOCS / page).read_text().split())
+
+
 def rows(text):
     """The tables' lines, as their cells."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -76,7 +87,7 @@ def test_the_readmes_table_follows_from_the_predictions():
     assert tuple(found) == MODELS
     for model, row in found.items():
         assert row["here"] == shown(accuracy("notebook-1", model))
-        longer = shown(accuracy("long-1", model)) if model != "inception" else ""
+        longer = "" if model == "inception" else shown(accuracy("sheared-long-1", model))
         assert row["here, 6,000 steps"] == longer
         assert row["the notebook"] == f"{NOTEBOOK[f'train_{model}']['val_accuracy']:.4f}"
 
@@ -92,19 +103,56 @@ def test_the_table_of_runs_follows_from_the_predictions():
 
 
 def test_the_answer_follows_from_the_predictions():
-    found = table("docs/augmentation.md", "accuracy of 5,000 photographs")
-    for steps, experiment in (("1,500 steps", "notebook-1"), ("6,000 steps", "long-1")):
+    found, text = table("docs/augmentation.md", "experiment"), words("augmentation.md")
+    costs = []
+    for name, row in found.items():
+        experiment = name.strip("`")
         both = (experiment, "augmented"), (experiment, "basic")
-        assert found["basic"][steps] == shown(accuracy(experiment, "basic"))
-        assert found["augmented"][steps] == shown(accuracy(experiment, "augmented"))
-        assert found["augmented − basic"][steps] == shown(difference(*both), "+")
+        assert row["steps"] == f"{len(curve(*both[0])) * 100:,}"
+        assert row["basic"] == shown(accuracy(experiment, "basic"))
+        assert row["augmented"] == shown(accuracy(experiment, "augmented"))
+        assert row["augmented − basic"] == shown(difference(*both), "+")
+        if row["steps"] == "1,500":
+            costs.append(-difference(*both)[0])
+    assert f"it costs {min(costs):.3f} to {max(costs):.3f} of accuracy in " in text
+    replica = difference(("nearly-unsheared-1", "augmented"), ("notebook-1", "augmented"))
+    assert "the difference after 1,500 steps is {:.3f} ({:.3f} to {:.3f})".format(*replica) in text
+    gained = difference(("sheared-long-1", "augmented"), ("sheared-long-1", "basic"))
+    assert "and after 6,000 by {:.3f} ({:.3f} to {:.3f})".format(*gained) in text
+
+
+def test_what_is_said_of_the_curves_follows_from_them():
+    text = words("augmentation.md")
+    fresh, plain = curve("notebook-1", "augmented"), curve("sheared-long-1", "basic")
+    assert f"it stands at {fresh['accuracy'].iloc[0]:.3f} after 100 steps" in text
+    assert f"{plain['accuracy'].iloc[-1]:.3f} of them right in the last epoch" in text
+    for quantity, sentence in (
+        ("val_accuracy", "From about {:,} steps on the augmented network is ahead"),
+        ("val_loss", "In loss, augmentation is ahead from about {:,} steps on"),
+    ):
+        smooth = [
+            curve("sheared-long-1", model)[quantity].rolling(5, center=True, min_periods=1).mean()
+            for model in ("augmented", "basic")
+        ]
+        ahead = smooth[0] > smooth[1] if quantity == "val_accuracy" else smooth[0] < smooth[1]
+        epoch = ahead[~ahead].index[-1] + 2  # counted from 1, the first of those that stay ahead
+        assert sentence.format(epoch * 100) in text
+
+
+def test_what_a_trained_network_made_of_augmented_photographs_is_said():
+    text = words("augmentation.md")
+    measured = json.loads((DOCS / "results/shown_augmented.json").read_text())
+    assert f"had a training accuracy of {measured['accuracy']:.3f} in these" in text
+    assert f"got {measured['val_accuracy']:.3f} of the 1,600 validation images" in text
 
 
 def test_what_one_view_costs_follows_from_the_predictions():
-    text = " ".join((DOCS / "performance.md").read_text().split())
-    one, fresh = ("view-1", "inception"), ("notebook-1", "inception")
+    text = words("performance.md")
+    one, fresh = ("view-1", "inception"), ("sheared-1", "inception")
     costs = f"{accuracy(*one)[0]:.4f} instead of {accuracy(*fresh)[0]:.4f}, a difference of "
     assert costs + shown(difference(one, fresh), "+") in text
+    first, second = (curve(*each)["accuracy"].iloc[-1] for each in (one, fresh))
+    assert f"training accuracy is {first:.3f} with one, {second:.3f} with fresh ones" in text
 
 
 def test_scores_follow_from_the_predictions():
@@ -119,8 +167,7 @@ def test_scores_follow_from_the_predictions():
 def test_curves_end_where_the_runs_do():
     for experiment, run in RUNS.items():
         for stage, model in run["models"].items():
-            own = CURVES[(CURVES["experiment"] == experiment) & (CURVES["model"] == stage)]
-            last = own.iloc[-1]
+            last = curve(experiment, stage.removeprefix("train_")).iloc[-1]
             for name in ("accuracy", "loss", "val_accuracy", "val_loss"):
                 assert last[name] == model["last_epoch"][name]
 

@@ -27,7 +27,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     curves = pd.read_csv(HERE / "curves.csv")
     draw_curves(curves[curves["experiment"] == "notebook-1"], folder / "learning_curves.png")
-    draw_long(curves[curves["experiment"] == "long-1"], folder / "augmentation.png")
+    draw_long(curves[curves["experiment"] == "sheared-long-1"], folder / "augmentation.png")
 
 
 def draw_long(curves: pd.DataFrame, path: Path) -> None:
