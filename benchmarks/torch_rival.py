@@ -6,7 +6,6 @@ torch_rival.py training
 
 import sys
 from functools import partial
-from math import degrees
 
 import torch
 from contender import Referee
@@ -27,7 +26,7 @@ def feeding(referee: Referee, folder: str) -> None:
         degrees=0,
         translate=(0.2, 0.2),
         scale=(0.8, 1.2),
-        shear=degrees(0.2),
+        shear=0.2,
         interpolation=v2.InterpolationMode.BILINEAR,
     )
     plain = v2.Compose([squash, v2.PILToTensor()])

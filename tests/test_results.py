@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from math import sqrt
 
 from catsdogs import params
@@ -92,18 +94,25 @@ def test_the_readmes_table_follows_from_the_predictions():
         assert row["the notebook"] == f"{NOTEBOOK[f'train_{model}']['val_accuracy']:.4f}"
 
 
+def test_the_readme_says_that_there_is_chance_in_training():
+    text = " ".join((REPOSITORY / "README.md").read_text().split())
+    again = accuracy("nearly-unsheared-1", "augmented")[0]
+    assert f"an all but equal `augmented` had {again:.4f}" in text
+
+
 def test_the_table_of_runs_follows_from_the_predictions():
     found = table("docs/results/README.md", "experiment")
     assert {name.strip("`") for name in found} == set(RUNS), "a row for each of runs.json"
     for experiment, run in RUNS.items():
+        row = found[f"`{experiment}`"]
+        assert row["commit"] == f"`{run['commit'][:7]}`"
         for model in MODELS:
-            evaluated = "evaluated" in run["models"].get(f"train_{model}", {})
-            cell = shown(accuracy(experiment, model)) if evaluated else ""
-            assert found[f"`{experiment}`"][model] == cell
+            assert row[model] == shown(accuracy(experiment, model))
 
 
 def test_the_answer_follows_from_the_predictions():
     found, text = table("docs/augmentation.md", "experiment"), words("augmentation.md")
+    assert {name.strip("`") for name in found} == set(RUNS) - {"view-1"}, "good news and bad"
     costs = []
     for name, row in found.items():
         experiment = name.strip("`")
@@ -114,36 +123,58 @@ def test_the_answer_follows_from_the_predictions():
         assert row["augmented − basic"] == shown(difference(*both), "+")
         if row["steps"] == "1,500":
             costs.append(-difference(*both)[0])
-    assert f"it costs {min(costs):.3f} to {max(costs):.3f} of accuracy in " in text
+    assert f"here augmentation costs {min(costs):.3f} to {max(costs):.3f} of accuracy" in text
     replica = difference(("nearly-unsheared-1", "augmented"), ("notebook-1", "augmented"))
-    assert "the difference after 1,500 steps is {:.3f} ({:.3f} to {:.3f})".format(*replica) in text
+    assert "the accuracy by {:.3f} ({:.3f} to {:.3f})".format(*replica) in text
     gained = difference(("sheared-long-1", "augmented"), ("sheared-long-1", "basic"))
-    assert "and after 6,000 by {:.3f} ({:.3f} to {:.3f})".format(*gained) in text
+    assert "and at the end by {:.3f} ({:.3f} to {:.3f})".format(*gained) in text
 
 
 def test_what_is_said_of_the_curves_follows_from_them():
-    text = words("augmentation.md")
-    fresh, plain = curve("notebook-1", "augmented"), curve("sheared-long-1", "basic")
-    assert f"it stands at {fresh['accuracy'].iloc[0]:.3f} after 100 steps" in text
+    text, plain = words("augmentation.md"), curve("sheared-long-1", "basic")
     assert f"{plain['accuracy'].iloc[-1]:.3f} of them right in the last epoch" in text
-    for quantity, sentence in (
-        ("val_accuracy", "From about {:,} steps on the augmented network is ahead"),
-        ("val_loss", "In loss, augmentation is ahead from about {:,} steps on"),
+    for quantity, sign, sentence in (
+        ("val_accuracy", 1, "the augmented network is ahead from about {:,} on"),
+        ("val_loss", -1, "In loss, augmentation is ahead from about {:,} steps on"),
     ):
-        smooth = [
+        augmented, basic = (
             curve("sheared-long-1", model)[quantity].rolling(5, center=True, min_periods=1).mean()
             for model in ("augmented", "basic")
-        ]
-        ahead = smooth[0] > smooth[1] if quantity == "val_accuracy" else smooth[0] < smooth[1]
-        epoch = ahead[~ahead].index[-1] + 2  # counted from 1, the first of those that stay ahead
+        )
+        behind = sign * (augmented - basic) < 0
+        epoch = behind[behind].index[-1] + 2  # counted from 1, the first after which it stays so
         assert sentence.format(epoch * 100) in text
+
+
+def test_what_is_said_of_the_notebooks_figures_follows():
+    text = words("augmentation.md")
+    published = [NOTEBOOK[f"train_{model}"]["val_accuracy"] for model in ("augmented", "basic")]
+    assert "finds the second one worse, {:.4f} against {:.4f}".format(*published) in text
+    half = Z * sqrt(sum(p * (1 - p) / 1600 for p in published))
+    gap = published[0] - published[1]
+    assert f"difference, {shown((gap, gap - half, gap + half), '+')} on its 1,600 images" in text
+
+    fresh = [curve(experiment, "augmented")["accuracy"] for experiment in RUNS]
+    first = [values.iloc[0] for values in fresh]
+    assert f"they stand at {min(first):.3f} to {max(first):.3f} after 100 steps" in text
+    last = [values.iloc[14] for values in fresh]
+    assert f"a training accuracy of {min(last):.3f} to {max(last):.3f} in their last epoch" in text
+    twice, plain = curve("sheared-long-1", "augmented").iloc[29], curve("notebook-1", "basic")
+    reached = f"{twice['val_accuracy']:.3f} of the validation images after 3,000 steps, "
+    assert f"{reached}and a loss of {twice['val_loss']:.3f}" in text
+    level = f"at {plain['val_accuracy'].iloc[14]:.3f} and {twice['val_accuracy']:.3f} of the same"
+    assert level in text
+    told = NOTEBOOK["train_augmented"]
+    assert f"ends with {told['val_accuracy']:.4f} and {told['val_loss']:.4f}" in text
+    assert len(re.findall(r"0\.692\b", text)) == 2
 
 
 def test_what_a_trained_network_made_of_augmented_photographs_is_said():
     text = words("augmentation.md")
     measured = json.loads((DOCS / "results/shown_augmented.json").read_text())
+    assert measured["model"] == RUNS["notebook-1"]["models"]["train_basic"]["md5"]
     assert f"had a training accuracy of {measured['accuracy']:.3f} in these" in text
-    assert f"got {measured['val_accuracy']:.3f} of the 1,600 validation images" in text
+    assert f"and {measured['val_accuracy']:.3f} of the 1,600 validation images" in text
 
 
 def test_what_one_view_costs_follows_from_the_predictions():
@@ -158,10 +189,10 @@ def test_what_one_view_costs_follows_from_the_predictions():
 def test_scores_follow_from_the_predictions():
     for experiment, run in RUNS.items():
         for stage, model in run["models"].items():
-            if scores := model.get("evaluated"):
-                computed = accuracy(experiment, stage.removeprefix("train_"))
-                names = ("accuracy", "accuracy_low", "accuracy_high")
-                assert [scores[name] for name in names] == pytest.approx(computed, abs=1e-6)
+            computed = accuracy(experiment, stage.removeprefix("train_"))
+            scores = model["evaluated"]
+            kept = [scores[name] for name in ("accuracy", "accuracy_low", "accuracy_high")]
+            assert kept == pytest.approx(computed, abs=1e-6)
 
 
 def test_curves_end_where_the_runs_do():
@@ -173,12 +204,12 @@ def test_curves_end_where_the_runs_do():
 
 
 def test_commands_are_shown_and_change_what_there_is():
-    text = (DOCS / "results/README.md").read_text().replace(" \\\n    ", " ")
+    text = (DOCS / "results/README.md").read_text()
     known = dict(params.flatten(yaml.safe_load((REPOSITORY / "params.yaml").read_text())))
     for run in RUNS.values():
         assert run["command"] in text
-        words = shlex.split(run["command"])
-        changed = [words[i + 1].split("=")[0] for i, word in enumerate(words) if word == "-S"]
+        command = shlex.split(run["command"])
+        changed = [after.split("=")[0] for word, after in pairwise(command) if word == "-S"]
         assert set(changed) <= set(known)
 
 

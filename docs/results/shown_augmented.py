@@ -12,7 +12,7 @@ from pathlib import Path
 
 from catsdogs import layout, models, runtime, training
 from catsdogs.batches import dataset
-from catsdogs.files import write_json
+from catsdogs.files import digest, write_json
 from train_augmented import TrainAugmented
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -37,7 +37,8 @@ def main() -> None:
         validation_data=dataset(validation, 0, len(validation)),
         verbose=2,
     ).history
-    write_json(RESULT, {name: round(values[0], 6) for name, values in history.items()})
+    measured = {name: round(values[0], 6) for name, values in history.items()}
+    write_json(RESULT, {"model": digest(layout.model("train_basic"), "md5")} | measured)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,8 @@ def table(comparison: Comparison) -> str:
             f"| {score['loss']:.4f} | {last['val_accuracy']:.4f} | {notebook['val_accuracy']:.4f} "
             f"| {last['val_loss']:.4f} | {notebook['val_loss']:.4f} |"
         )
-    lines += ["", f"McNemar's test on the same images, at {comparison.significance:g} after Holm:"]
+    heading = f"McNemar's test on the same images, at {comparison.significance:g} after Holm"
+    lines += ["", f"{heading}, of these trainings (other seeds may differ):"]
     lines += ["", *(f"- {verdict(pair, test)}" for pair, test in comparison.tests.items())]
     if comparison.untrained:
         lines += ["", "Inception's trunk is untrained (random weights): this was a rehearsal."]
