@@ -3,9 +3,9 @@
     dvc exp apply notebook-1
     PYTHONPATH=src python docs/results/shown_augmented.py
 
-The notebook's augmented network begins so well that it seems to have been such a one. This one
-meets the first batches of `train_augmented` with a fresh optimizer; what it reaches in one epoch
-goes to `shown_augmented.json`.
+The notebook's augmented network begins so well that it may have been such a one. This one meets
+the first batches of `train_augmented` with a fresh optimizer; what it reaches in one epoch goes to
+`shown_augmented.json`.
 """
 
 from pathlib import Path

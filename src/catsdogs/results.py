@@ -1,6 +1,6 @@
 """Keep experiments in Git: their names go in, three small files of what came of them come out.
 
-    python -m catsdogs.results notebook-1 long-1
+    python -m catsdogs.results notebook-1 notebook-2
 
 To be run from the repository's root, with `src` on Python's path. DVC's cache holds an experiment
 as long as somebody keeps it; `docs/results` holds what a reader needs to check its figures:
