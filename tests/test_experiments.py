@@ -299,7 +299,9 @@ def test_the_interface_compares_three_models(page):
         assert shown in text
 
 
-def test_the_interface_overlays_their_curves(page):
+def test_the_interface_overlays_their_curves(page, queued):
+    named = {run["name"]: run["metrics"] for run in runs(queued).values()}
+    lines = "each => each.data.map(({name, x, y}) => [name, [...x], [...y]])"
     page.locator("label:has(input[value=CHART])").click()
     page.get_by_placeholder("Search metric charts").fill("^(val_)?(accuracy|loss)$")
     for quantity in ("accuracy", "loss", "val_accuracy", "val_loss"):
@@ -307,8 +309,11 @@ def test_the_interface_overlays_their_curves(page):
         title.wait_for()
         card = page.get_by_test_id("experiment-view-compare-runs-card").filter(has=title)
         card.locator("path.js-line").nth(2).wait_for(state="attached")
-        lines = card.locator("path.js-line").all()
-        assert len({line.evaluate("each => each.style.stroke") for line in lines}) == 3
+        drawn = {name: (x, y) for name, x, y in card.locator(".js-plotly-plot").evaluate(lines)}
+        assert set(drawn) == {f"{model} · {page.name}" for model in MODELS}
+        for name, (steps, values) in drawn.items():
+            kept = {step: value for key, step, value in named[name] if key == quantity}
+            assert dict(zip(steps, values, strict=True)) == pytest.approx(kept)
         for model in MODELS:
             card.get_by_text(f"{model} · {page.name} ({quantity})").wait_for(state="attached")
 
