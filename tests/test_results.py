@@ -9,9 +9,10 @@ import sys
 from itertools import pairwise
 from math import sqrt
 
-from catsdogs import params
+from catsdogs import params, results
 from compare import NOTEBOOK
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -21,6 +22,10 @@ DOCS = REPOSITORY / "docs"
 RUNS = json.loads((DOCS / "results/runs.json").read_text())
 PREDICTIONS = pd.read_csv(DOCS / "results/predictions.csv")
 CURVES = pd.read_csv(DOCS / "results/curves.csv")
+TRIALS = json.loads((DOCS / "results/tuning/runs.json").read_text())
+TUNING = 2_000  # images that judged them
+BETTER = "better-1"
+AUGMENTED = set(RUNS) - {"view-1", BETTER}  # what there is on the notebook's augmentation
 MODELS = ("basic", "augmented", "inception")
 Z = 1.959963984540054  # the normal distribution's 97.5th percentile
 
@@ -34,7 +39,11 @@ def right(experiment, model):
 def accuracy(experiment, model):
     """Accuracy with Wilson's 95 % interval."""
     answers = right(experiment, model)
-    n, p = len(answers), answers.mean()
+    return wilson(answers.mean(), len(answers))
+
+
+def wilson(p, n):
+    """A share of n, with Wilson's 95 % interval."""
     middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     return p, middle - half, middle + half
@@ -60,27 +69,25 @@ def curve(experiment, model):
     return CURVES[chosen].reset_index(drop=True)
 
 
+def changed(command):
+    """What a command changes in params.yaml."""
+    parts = pairwise(shlex.split(command))
+    return dict(after.split("=", 1) for word, after in parts if word == "-S")
+
+
 def words(page):
     """A page's text, wherever its lines end."""
     return " ".join((DOCS / page).read_text().split())
 
 
-def rows(text):
-    """The tables' lines, as their cells."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
 def table(file, first):
     """The rows of a table, by their first cell, as dictionaries by its head."""
-    lines = rows((REPOSITORY / file).read_text())
-    head = next(number for number, row in enumerate(lines) if row[0] == first)
-    found = {}
-    for row in lines[head + 2 :]:
-        if len(row) != len(lines[head]):
-            break
-        found[row[0]] = dict(zip(lines[head], row, strict=True))
-    return found
+    text = (REPOSITORY / file).read_text()
+    (found,) = (each for each in text.split("\n\n") if each.startswith(f"| {first} |"))
+    head, _, *body = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in found.splitlines()
+    )
+    return {row[0]: dict(zip(head, row, strict=True)) for row in body}
 
 
 def test_the_readmes_table_follows_from_the_predictions():
@@ -91,13 +98,16 @@ def test_the_readmes_table_follows_from_the_predictions():
         assert row["here"] == shown(accuracy("notebook-1", model))
         longer = "" if model == "inception" else shown(accuracy("sheared-long-1", model))
         assert row["here, 6,000 steps"] == longer
+        better = "here, [better parameters](docs/better.md)"
+        assert row[better] == shown(accuracy(BETTER, model))
         assert row["the notebook"] == f"{NOTEBOOK[f'train_{model}']['val_accuracy']:.4f}"
 
 
-def test_the_readme_says_that_there_is_chance_in_training():
+def test_the_readme_says_what_chance_in_training_does():
     text = " ".join((REPOSITORY / "README.md").read_text().split())
-    again = accuracy("nearly-unsheared-1", "augmented")[0]
-    assert f"an all but equal `augmented` had {again:.4f}" in text
+    for model in ("basic", "augmented"):
+        seeds = [accuracy(f"notebook-{seed}", model)[0] for seed in (1, 2, 3)]
+        assert f"{min(seeds):.4f} to {max(seeds):.4f} (`{model}`)" in text
 
 
 def test_the_table_of_runs_follows_from_the_predictions():
@@ -112,7 +122,7 @@ def test_the_table_of_runs_follows_from_the_predictions():
 
 def test_the_answer_follows_from_the_predictions():
     found, text = table("docs/augmentation.md", "experiment"), words("augmentation.md")
-    assert {name.strip("`") for name in found} == set(RUNS) - {"view-1"}, "good news and bad"
+    assert {name.strip("`") for name in found} == AUGMENTED, "good news and bad"
     costs = []
     for name, row in found.items():
         experiment = name.strip("`")
@@ -154,7 +164,7 @@ def test_what_is_said_of_the_notebooks_figures_follows():
     gap = published[0] - published[1]
     assert f"difference, {shown((gap, gap - half, gap + half), '+')} on its 1,600 images" in text
 
-    fresh = [curve(experiment, "augmented")["accuracy"] for experiment in RUNS]
+    fresh = [curve(experiment, "augmented")["accuracy"] for experiment in AUGMENTED]
     first = [values.iloc[0] for values in fresh]
     assert f"they stand at {min(first):.3f} to {max(first):.3f} after 100 steps" in text
     last = [values.iloc[14] for values in fresh]
@@ -175,6 +185,69 @@ def test_what_a_trained_network_made_of_augmented_photographs_is_said():
     assert measured["model"] == RUNS["notebook-1"]["models"]["train_basic"]["md5"]
     assert f"had a training accuracy of {measured['accuracy']:.3f} in these" in text
     assert f"and {measured['val_accuracy']:.3f} of the 1,600 validation images" in text
+
+
+def test_what_is_better_follows_from_the_predictions():
+    found = table("docs/better.md", "model")
+    assert tuple(found) == MODELS
+    for model, row in found.items():
+        assert row["`notebook-1`"] == shown(accuracy("notebook-1", model))
+        assert row["`better-1`"] == shown(accuracy(BETTER, model))
+        gained = difference((BETTER, model), ("notebook-1", model))
+        assert row["difference"] == shown(gained, "+")
+    ahead = difference((BETTER, "augmented"), (BETTER, "basic"))
+    text = words("better.md")
+    assert f"the augmented network is ahead by {shown(ahead)}" in text
+    spread = {
+        model: np.ptp([accuracy(f"notebook-{seed}", model)[0] for seed in (1, 2, 3)])
+        for model in ("basic", "augmented")
+    }
+    moved = "own `basic` by {basic:.3f} and `augmented` by {augmented:.3f} from seed to seed"
+    assert moved.format(**spread) in text
+    seen = curve(BETTER, "inception")["val_accuracy"]
+    phases = (
+        f"{seen.iloc[14]:.3f} are right before and {seen.iloc[-1]:.3f} after those 1,000 steps"
+    )
+    assert phases in text
+
+
+def test_the_better_parameters_are_those_that_were_run():
+    told = (DOCS / "better.md").read_text().split("```")[1]
+    run, elsewhere = changed(RUNS[BETTER]["command"]), {"runtime.cpu_isa", *results.FILES}
+    kept = {key: value for key, value in run.items() if key not in elsewhere}
+    assert {key: value for key, value in changed(told).items() if key not in elsewhere} == kept
+
+
+def test_the_trials_follow_from_what_is_kept_of_them():
+    found = table("docs/better.md", "tried")
+    assert {name.strip("`") for name in found} == set(TRIALS)
+    for name, row in found.items():
+        run = TRIALS[name.strip("`")]
+        ((stage, model),) = run["models"].items()
+        command = changed(run["command"])
+        assert command["split.tuning"] == str(TUNING)
+        assert command[f"{stage}.validation_steps"] == "63", "of 32 images: all of them"
+        changes = {
+            f"{key.removeprefix(f'{stage}.')}={value}"
+            for key, value in command.items()
+            if key.startswith(stage) and not key.endswith("validation_steps")
+        }
+        assert set(row["what it has"].replace("`", "").split()) == changes
+        last = model["last_epoch"]
+        assert row["accuracy"] == shown(wilson(last["val_accuracy"], TUNING))
+        assert row["loss"] == f"{last['val_loss']:.4f}"
+    curves = pd.read_csv(DOCS / "results/tuning/curves.csv").groupby("experiment").first()
+    he, glorot = (curves.loc[f"basic-{name}", "val_accuracy"] for name in ("he", "cosine"))
+    text = words("better.md")
+    assert f"has {he:.3f} of the tuning images right after 100 steps" in text
+    assert f"default, `basic-cosine` has {glorot:.3f}." in text
+    first, second = (
+        TRIALS[f"basic-{name}"]["models"]["train_basic"]["last_epoch"]["val_accuracy"]
+        for name in ("notebook", "cosine")
+    )
+    assert f"ahead of a constant one, by {second - first:.3f}" in text
+    four = TRIALS["augmented-notebook"]["models"]["train_augmented"]["last_epoch"]
+    assert f"The four have {four['val_accuracy']:.4f} with the same" in text
 
 
 def test_what_one_view_costs_follows_from_the_predictions():
@@ -208,9 +281,7 @@ def test_commands_are_shown_and_change_what_there_is():
     known = dict(params.flatten(yaml.safe_load((REPOSITORY / "params.yaml").read_text())))
     for run in RUNS.values():
         assert run["command"] in text
-        command = shlex.split(run["command"])
-        changed = [after.split("=")[0] for word, after in pairwise(command) if word == "-S"]
-        assert set(changed) <= set(known)
+        assert set(changed(run["command"])) <= set(known)
 
 
 @pytest.mark.parametrize("picture", ["learning_curves.png", "augmentation.png"])
