@@ -12,7 +12,6 @@ from math import sqrt
 from catsdogs import params, results
 from compare import NOTEBOOK
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -24,7 +23,9 @@ PREDICTIONS = pd.read_csv(DOCS / "results/predictions.csv")
 CURVES = pd.read_csv(DOCS / "results/curves.csv")
 TRIALS = json.loads((DOCS / "results/tuning/runs.json").read_text())
 TUNING = 2_000  # images that judged them
+SEEDS = ("notebook-1", "notebook-2", "notebook-3")
 BETTER = "better-1"
+LONG = {"basic": "sheared-long-1", "augmented": "sheared-long-1"}  # whose network had 6,000 steps
 AUGMENTED = set(RUNS) - {"view-1", BETTER}  # what there is on the notebook's augmentation
 MODELS = ("basic", "augmented", "inception")
 Z = 1.959963984540054  # the normal distribution's 97.5th percentile
@@ -87,7 +88,9 @@ def table(file, first):
     head, _, *body = (
         [cell.strip() for cell in line.strip("|").split("|")] for line in found.splitlines()
     )
-    return {row[0]: dict(zip(head, row, strict=True)) for row in body}
+    by_name = {row[0]: dict(zip(head, row, strict=True)) for row in body}
+    assert len(by_name) == len(body), "two rows of one name"
+    return by_name
 
 
 def test_the_readmes_table_follows_from_the_predictions():
@@ -96,7 +99,7 @@ def test_the_readmes_table_follows_from_the_predictions():
     assert tuple(found) == MODELS
     for model, row in found.items():
         assert row["here"] == shown(accuracy("notebook-1", model))
-        longer = "" if model == "inception" else shown(accuracy("sheared-long-1", model))
+        longer = shown(accuracy(LONG[model], model)) if model in LONG else ""
         assert row["here, 6,000 steps"] == longer
         better = "here, [better parameters](docs/better.md)"
         assert row[better] == shown(accuracy(BETTER, model))
@@ -106,7 +109,7 @@ def test_the_readmes_table_follows_from_the_predictions():
 def test_the_readme_says_what_chance_in_training_does():
     text = " ".join((REPOSITORY / "README.md").read_text().split())
     for model in ("basic", "augmented"):
-        seeds = [accuracy(f"notebook-{seed}", model)[0] for seed in (1, 2, 3)]
+        seeds = [accuracy(seed, model)[0] for seed in SEEDS]
         assert f"{min(seeds):.4f} to {max(seeds):.4f} (`{model}`)" in text
 
 
@@ -126,9 +129,10 @@ def test_the_answer_follows_from_the_predictions():
     costs = []
     for name, row in found.items():
         experiment = name.strip("`")
-        both = (experiment, "augmented"), (experiment, "basic")
+        plain = LONG["basic"] if experiment == LONG["augmented"] else experiment
+        both = (experiment, "augmented"), (plain, "basic")
         assert row["steps"] == f"{len(curve(*both[0])) * 100:,}"
-        assert row["basic"] == shown(accuracy(experiment, "basic"))
+        assert row["basic"] == shown(accuracy(*both[1]))
         assert row["augmented"] == shown(accuracy(experiment, "augmented"))
         assert row["augmented − basic"] == shown(difference(*both), "+")
         if row["steps"] == "1,500":
@@ -136,19 +140,19 @@ def test_the_answer_follows_from_the_predictions():
     assert f"here augmentation costs {min(costs):.3f} to {max(costs):.3f} of accuracy" in text
     replica = difference(("nearly-unsheared-1", "augmented"), ("notebook-1", "augmented"))
     assert "the accuracy by {:.3f} ({:.3f} to {:.3f})".format(*replica) in text
-    gained = difference(("sheared-long-1", "augmented"), ("sheared-long-1", "basic"))
+    gained = difference((LONG["augmented"], "augmented"), (LONG["basic"], "basic"))
     assert "and at the end by {:.3f} ({:.3f} to {:.3f})".format(*gained) in text
 
 
 def test_what_is_said_of_the_curves_follows_from_them():
-    text, plain = words("augmentation.md"), curve("sheared-long-1", "basic")
+    text, plain = words("augmentation.md"), curve(LONG["basic"], "basic")
     assert f"{plain['accuracy'].iloc[-1]:.3f} of them right in the last epoch" in text
     for quantity, sign, sentence in (
         ("val_accuracy", 1, "the augmented network is ahead from about {:,} on"),
         ("val_loss", -1, "In loss, augmentation is ahead from about {:,} steps on"),
     ):
         augmented, basic = (
-            curve("sheared-long-1", model)[quantity].rolling(5, center=True, min_periods=1).mean()
+            curve(LONG[model], model)[quantity].rolling(5, center=True, min_periods=1).mean()
             for model in ("augmented", "basic")
         )
         behind = sign * (augmented - basic) < 0
@@ -169,7 +173,7 @@ def test_what_is_said_of_the_notebooks_figures_follows():
     assert f"they stand at {min(first):.3f} to {max(first):.3f} after 100 steps" in text
     last = [values.iloc[14] for values in fresh]
     assert f"a training accuracy of {min(last):.3f} to {max(last):.3f} in their last epoch" in text
-    twice, plain = curve("sheared-long-1", "augmented").iloc[29], curve("notebook-1", "basic")
+    twice, plain = curve(LONG["augmented"], "augmented").iloc[29], curve("notebook-1", "basic")
     reached = f"{twice['val_accuracy']:.3f} of the validation images after 3,000 steps, "
     assert f"{reached}and a loss of {twice['val_loss']:.3f}" in text
     level = f"at {plain['val_accuracy'].iloc[14]:.3f} and {twice['val_accuracy']:.3f} of the same"
@@ -195,15 +199,15 @@ def test_what_is_better_follows_from_the_predictions():
         assert row["`better-1`"] == shown(accuracy(BETTER, model))
         gained = difference((BETTER, model), ("notebook-1", model))
         assert row["difference"] == shown(gained, "+")
-    ahead = difference((BETTER, "augmented"), (BETTER, "basic"))
     text = words("better.md")
+    for model in ("basic", "augmented"):
+        gains = [difference((BETTER, model), (seed, model))[0] for seed in SEEDS]
+        assert f"`{model}` {'gains ' * (model == 'basic')}{min(gains):+.3f} to" in text
+        assert f"{min(gains):+.3f} to {max(gains):+.3f}" in text
+    lucky = difference((BETTER, "augmented"), ("nearly-unsheared-1", "augmented"))[0]
+    assert f"`nearly-unsheared-1`, {lucky:+.3f}" in text
+    ahead = difference((BETTER, "augmented"), (BETTER, "basic"))
     assert f"the augmented network is ahead by {shown(ahead)}" in text
-    spread = {
-        model: np.ptp([accuracy(f"notebook-{seed}", model)[0] for seed in (1, 2, 3)])
-        for model in ("basic", "augmented")
-    }
-    moved = "own `basic` by {basic:.3f} and `augmented` by {augmented:.3f} from seed to seed"
-    assert moved.format(**spread) in text
     seen = curve(BETTER, "inception")["val_accuracy"]
     phases = (
         f"{seen.iloc[14]:.3f} are right before and {seen.iloc[-1]:.3f} after those 1,000 steps"
@@ -219,6 +223,9 @@ def test_the_better_parameters_are_those_that_were_run():
 
 
 def test_the_trials_follow_from_what_is_kept_of_them():
+    judges = {tuple(sorted(run["images"].items())) for run in TRIALS.values()}
+    assert len(judges) == 1, "the same images judged them"
+    assert not judges & {tuple(sorted(run["images"].items())) for run in RUNS.values()}
     found = table("docs/better.md", "tried")
     assert {name.strip("`") for name in found} == set(TRIALS)
     for name, row in found.items():
@@ -232,22 +239,26 @@ def test_the_trials_follow_from_what_is_kept_of_them():
             for key, value in command.items()
             if key.startswith(stage) and not key.endswith("validation_steps")
         }
-        assert set(row["what it has"].replace("`", "").split()) == changes
+        assert set(row["set, beside the notebook's"].replace("`", "").split()) == changes
         last = model["last_epoch"]
         assert row["accuracy"] == shown(wilson(last["val_accuracy"], TUNING))
         assert row["loss"] == f"{last['val_loss']:.4f}"
-    curves = pd.read_csv(DOCS / "results/tuning/curves.csv").groupby("experiment").first()
-    he, glorot = (curves.loc[f"basic-{name}", "val_accuracy"] for name in ("he", "cosine"))
     text = words("better.md")
-    assert f"has {he:.3f} of the tuning images right after 100 steps" in text
-    assert f"default, `basic-cosine` has {glorot:.3f}." in text
-    first, second = (
-        TRIALS[f"basic-{name}"]["models"]["train_basic"]["last_epoch"]["val_accuracy"]
-        for name in ("notebook", "cosine")
+    reached = {name: float(row["accuracy"].split()[0]) for name, row in found.items()}
+    constant, cosine, he, flip, four = (
+        reached[f"`{name}`"]
+        for name in (
+            "basic-notebook",
+            "basic-cosine",
+            "basic-he",
+            "augmented-flip",
+            "augmented-notebook",
+        )
     )
-    assert f"ahead of a constant one, by {second - first:.3f}" in text
-    four = TRIALS["augmented-notebook"]["models"]["train_augmented"]["last_epoch"]
-    assert f"The four have {four['val_accuracy']:.4f} with the same" in text
+    assert f"the largest step, {cosine:.4f} to {he:.4f}" in text
+    assert f"ahead of a constant one by {cosine - constant:.3f}" in text
+    assert f"With it, {flip:.4f} is where" in text
+    assert f"any augmentation is, {he:.4f}; with the four it is {four:.4f}" in text
 
 
 def test_what_one_view_costs_follows_from_the_predictions():
@@ -268,12 +279,15 @@ def test_scores_follow_from_the_predictions():
             assert kept == pytest.approx(computed, abs=1e-6)
 
 
-def test_curves_end_where_the_runs_do():
-    for experiment, run in RUNS.items():
-        for stage, model in run["models"].items():
-            last = curve(experiment, stage.removeprefix("train_")).iloc[-1]
-            for name in ("accuracy", "loss", "val_accuracy", "val_loss"):
-                assert last[name] == model["last_epoch"][name]
+@pytest.mark.parametrize("folder", ["results", "results/tuning"])
+def test_curves_end_where_the_runs_do(folder):
+    curves = pd.read_csv(DOCS / folder / "curves.csv")
+    ends = curves.groupby(["experiment", "model"]).last()
+    runs = json.loads((DOCS / folder / "runs.json").read_text())
+    assert set(ends.index) == {(name, stage) for name in runs for stage in runs[name]["models"]}
+    for (name, stage), last in ends.iterrows():
+        for quantity in ("accuracy", "loss", "val_accuracy", "val_loss"):
+            assert last[quantity] == runs[name]["models"][stage]["last_epoch"][quantity]
 
 
 def test_commands_are_shown_and_change_what_there_is():
