@@ -25,7 +25,7 @@ TRIALS = json.loads((DOCS / "results/tuning/runs.json").read_text())
 TUNING = 2_000  # images that judged them
 SEEDS = ("notebook-1", "notebook-2", "notebook-3")
 BETTER = "better-1"
-LONG = {"basic": "sheared-long-1", "augmented": "sheared-long-1"}  # whose network had 6,000 steps
+LONG = {"basic": "sheared-long-1", "augmented": "long-3"}  # whose network had 6,000 steps
 AUGMENTED = set(RUNS) - {"view-1", BETTER}  # what there is on the notebook's augmentation
 MODELS = ("basic", "augmented", "inception")
 Z = 1.959963984540054  # the normal distribution's 97.5th percentile
@@ -142,6 +142,8 @@ def test_the_answer_follows_from_the_predictions():
     assert "the accuracy by {:.3f} ({:.3f} to {:.3f})".format(*replica) in text
     gained = difference((LONG["augmented"], "augmented"), (LONG["basic"], "basic"))
     assert "and at the end by {:.3f} ({:.3f} to {:.3f})".format(*gained) in text
+    ends = [accuracy(name, "augmented")[0] for name in (LONG["augmented"], "sheared-long-1")]
+    assert "difference that can be seen: {:.4f} and {:.4f}".format(*ends) in text
 
 
 def test_what_is_said_of_the_curves_follows_from_them():
