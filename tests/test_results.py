@@ -246,21 +246,30 @@ def test_the_trials_follow_from_what_is_kept_of_them():
         assert row["accuracy"] == shown(wilson(last["val_accuracy"], TUNING))
         assert row["loss"] == f"{last['val_loss']:.4f}"
     text = words("better.md")
-    reached = {name: float(row["accuracy"].split()[0]) for name, row in found.items()}
-    constant, cosine, he, flip, four = (
-        reached[f"`{name}`"]
-        for name in (
-            "basic-notebook",
-            "basic-cosine",
-            "basic-he",
-            "augmented-flip",
-            "augmented-notebook",
-        )
-    )
-    assert f"the largest step, {cosine:.4f} to {he:.4f}" in text
-    assert f"ahead of a constant one by {cosine - constant:.3f}" in text
-    assert f"With it, {flip:.4f} is where" in text
-    assert f"any augmentation is, {he:.4f}; with the four it is {four:.4f}" in text
+    reached = {name.strip("`"): row["accuracy"].split()[0] for name, row in found.items()}
+    assert "the largest step, {basic-cosine} to {basic-he}".format(**reached) in text
+    gained = float(reached["basic-cosine"]) - float(reached["basic-notebook"])
+    assert f"ahead of a constant one by {gained:.3f}" in text
+    flip = "without warm-up, {augmented-flip}, where the network without any augmentation is"
+    assert f"{flip}, {{basic-he}}.".format(**reached) in text
+    three = "{augmented-flip-warm}, {basic-warm} and {augmented-notebook};".format(**reached)
+    assert f"Warm-up included, flip, none and four are at {three}" in text
+
+
+def test_the_transformations_follow_from_the_trials():
+    alike = {"train_basic": "basic-warm", "train_augmented": "augmented-notebook"}
+    for row in table("docs/augmentation.md", "transformation").values():
+        run = TRIALS[row["trial"].strip("`")]
+        ((stage, model),) = run["models"].items()
+        assert row["accuracy"] == shown(wilson(model["last_epoch"]["val_accuracy"], TUNING))
+        settings = [
+            {key: value for key, value in changed(command).items() if ".augmentation." not in key}
+            for command in (run["command"], TRIALS[alike[stage]]["command"])
+        ]
+        assert settings[0] == settings[1], "but for the augmentation"
+    found = table("docs/augmentation.md", "transformation")
+    none, four = (found[key]["accuracy"].split()[0] for key in ("none", "the notebook's four"))
+    assert f"with the notebook's numbers, {none} to {four}, says" in words("augmentation.md")
 
 
 def test_what_one_view_costs_follows_from_the_predictions():
