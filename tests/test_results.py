@@ -268,7 +268,12 @@ def test_the_transformations_follow_from_the_trials():
         ]
         assert settings[0] == settings[1], "but for the augmentation"
     found = table("docs/augmentation.md", "transformation")
-    none, four = (found[key]["accuracy"].split()[0] for key in ("none", "the notebook's four"))
+    none, four, shear = (
+        found[key]["accuracy"].split()[0]
+        for key in ("none", "the notebook's four", "shear, to 0.2 degrees")
+    )
+    unseen = float(shear) - float(none)
+    assert f"a shear that nobody sees, by {unseen:.4f}, which is" in words("augmentation.md")
     assert f"with the notebook's numbers, {none} to {four}, says" in words("augmentation.md")
 
 
