@@ -76,6 +76,19 @@ def changed(command):
     return dict(after.split("=", 1) for word, after in parts if word == "-S")
 
 
+def transformations(trial):
+    """What a trial does to its training images, in the words of better.md."""
+    (stage,) = TRIALS[trial]["models"]
+    if stage == "train_basic":
+        return "none"
+    command = changed(TRIALS[trial]["command"])
+    four = ("width_shift", "height_shift", "shear", "zoom")
+    kept = [each for each in four if command.get(f"{stage}.augmentation.{each}") != "0"]
+    if f"{stage}.augmentation.horizontal_flip" in command:
+        kept.append("flip")
+    return "the four" if tuple(kept) == four else ", ".join(kept).replace("_", " ")
+
+
 def words(page):
     """A page's text, wherever its lines end."""
     return " ".join((DOCS / page).read_text().split())
@@ -241,9 +254,10 @@ def test_the_trials_follow_from_what_is_kept_of_them():
         changes = {
             f"{key.removeprefix(f'{stage}.')}={value}"
             for key, value in command.items()
-            if key.startswith(stage) and not key.endswith("validation_steps")
+            if key.startswith(stage) and not re.search("validation_steps|augmentation", key)
         }
         assert set(row["set, beside the notebook's"].replace("`", "").split()) == changes
+        assert row["augmentation"] == transformations(name.strip("`"))
         last = model["last_epoch"]
         assert row["accuracy"] == shown(wilson(last["val_accuracy"], TUNING))
         assert row["loss"] == f"{last['val_loss']:.4f}"
@@ -252,6 +266,10 @@ def test_the_trials_follow_from_what_is_kept_of_them():
     assert "the largest step, {basic-cosine} to {basic-he}".format(**reached) in text
     gained = float(reached["basic-cosine"]) - float(reached["basic-notebook"])
     assert f"ahead of a constant one by {gained:.3f}" in text
+    averaged = "in the place of a falling rate, {basic-average}, has the lowest loss of all trials"
+    assert averaged.format(**reached) in text
+    plain = {name: float(row["loss"]) for name, row in found.items() if "`basic-" in name}
+    assert min(plain, key=plain.get) == "`basic-average`"
     flip = "without warm-up, {augmented-flip}, where the network without any augmentation is"
     assert f"{flip}, {{basic-he}}.".format(**reached) in text
     three = "{augmented-flip-warm}, {basic-warm} and {augmented-notebook};".format(**reached)
