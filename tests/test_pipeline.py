@@ -232,6 +232,7 @@ def test_what_earlier_code_left_in_a_folder_goes(copy):
 def test_verify_rebuilds_in_a_clone_and_nothing_differs(made, tmp_path):
     """On one core, in another time zone, under another home and locale."""
     verifying = made.copy(tmp_path / "copy")
+    shutil.rmtree(verifying.path / ".cache")
     elsewhere = ["env", "TZ=Asia/Kathmandu", "LC_ALL=C", f"HOME={tmp_path}"]
     one_core = ["taskset", "--cpu-list", "0"] if shutil.which("taskset") else []
     result = verifying.run(*elsewhere, *one_core, "python", "-m", "catsdogs.verify")
@@ -241,6 +242,8 @@ def test_verify_rebuilds_in_a_clone_and_nothing_differs(made, tmp_path):
     revision = made.git("rev-parse", "--short", "HEAD").strip()
     assert f"all {count} outputs of {revision} are identical" in result.stdout
     assert len(runs(verifying)) == 4, "the rebuild's runs are not in this store"
+    kept = {path.name for path in (verifying.path / ".cache").iterdir()}
+    assert "features" not in kept, "the rebuild neither finds nor leaves features here"
 
 
 def test_verify_names_what_differs(made, tmp_path, monkeypatch, capsys):

@@ -186,7 +186,10 @@ def test_all_numbers_are_on_the_page(pictures):
 
 def test_a_rehearsal_is_called_one(pictures):
     earnest = comparison()
-    assert "rehearsal" not in report.page(earnest)
+    assert "rehearsal" not in report.page(earnest) + report.table(earnest)
+    warned = report.table(replace(earnest, drawn=True))
+    assert warned.startswith("A rehearsal: the images here are drawn, ")
+    assert warned.endswith(report.table(earnest)), "and nothing else changes"
     drawn = Elements(report.page(replace(earnest, drawn=True))).text
     assert "This was a rehearsal. The images are cats and dogs drawn by the program" in drawn
     assert "cut short" not in drawn

@@ -21,7 +21,7 @@ REPORT = Path("plots/report.html")
 # that stays. What is not a stage's output belongs there.
 ROOT = Path(os.environ.get("DVC_ROOT", ".")).absolute()
 DOWNLOADS = ROOT / ".cache" / "downloads"
-FEATURES = ROOT / ".cache" / "features"
+FEATURES = Path(os.environ.get("CATSDOGS_FEATURES") or ROOT / ".cache" / "features")
 CHECKPOINTS = Path(os.environ.get("CATSDOGS_CHECKPOINTS") or ROOT / ".cache" / "checkpoints")
 TRACKING_STORE = ROOT / "mlflow.db"
 

@@ -138,7 +138,10 @@ GALLERIES = (
 def table(comparison: Comparison) -> str:
     """The comparison in Markdown: a table of the models, and the tests in words."""
     measured = comparison.measured
-    lines = [
+    lines = []
+    if comparison.drawn:
+        lines += ["A rehearsal: the images here are drawn, the notebook's were photographs.", ""]
+    lines += [
         f"On all {comparison.images:,} {comparison.judges} images, the interval of the "
         "accuracy in brackets; and, as",
         "the notebook has it, on those that a training looks at after its last epoch.",

@@ -66,6 +66,7 @@ def _rebuild(clone: Path) -> None:
         # Downloads, and paths that params.yaml has, are the main checkout's; nothing else is.
         "DVC_ROOT": str(layout.ROOT),
         "CATSDOGS_CHECKPOINTS": str(scratch / "checkpoints"),
+        "CATSDOGS_FEATURES": str(scratch / "features"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{scratch / 'mlflow.db'}",
     }
     scratch.mkdir()
