@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -86,7 +87,8 @@ def _wait(process: subprocess.Popen, log: Path) -> tuple[float, int]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise _failure(process, f"ended with {process.returncode}", log)
-    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of `ru_maxrss`
+    return used.ru_utime + used.ru_stime, used.ru_maxrss * unit
 
 
 def _failure(process: subprocess.Popen, how: str, log: Path) -> NotMeasured:

@@ -243,7 +243,9 @@ def test_the_best_model_is_named_and_answers(queued, tmp_path):
     image = tmp_path / "cat.jpg"
     image.write_bytes(photo(0, (100, 90)))
     predict = ("python", "-m", "catsdogs.predict", "--model")
+    queued.change_params({"split": {"interpolation": "nearest"}})  # not what the model knows
     answer = queued.run(*predict, "models:/catsdogs@champion", str(image)).stdout
+    queued.git("checkout", "params.yaml")
     assert re.match(rf"{image}: (cat|dog) \d+\.\d%\n", answer)
     refused = queued.run(*predict, "models:/catsdogs@nobody", str(image), check=False).stderr
     assert refused.startswith("error: MLflow has no models:/catsdogs@nobody: ")
@@ -497,6 +499,18 @@ def test_an_experiment_whose_results_cannot_be_kept_leaves_them_as_they_are(unke
     assert f"{name} was judged by other images than other: name another --folder" in failed.stderr
     checkout.run("python", "-m", "catsdogs.results", "--folder", "elsewhere", name)
     assert kept == {file: (checkout.path / "elsewhere" / file).read_bytes() for file in RESULTS}
+    # Of an experiment that is forgotten, with more images than this one has.
+    (checkout.path / "elsewhere/runs.json").write_text("{}")
+    with (checkout.path / "elsewhere/predictions.csv").open("a") as table:
+        table.write((folder / "predictions.csv").read_text().partition("\n")[2])
+    checkout.run("python", "-m", "catsdogs.results", "--folder", "elsewhere", name)
+    assert kept == {file: (checkout.path / "elsewhere" / file).read_bytes() for file in RESULTS}
+
+    script = checkout.path / "src/train_basic.py"
+    script.write_text(script.read_text() + "\n")
+    checkout.run("dvc", "exp", "run", "--temp", "--name", "edited")
+    failed = checkout.run("python", "-m", "catsdogs.results", "edited", check=False)
+    assert "edited was run with another src/train_basic.py than" in failed.stderr
 
 
 def test_what_a_command_says_of_files_and_addresses_is_nobodys_secret():
@@ -504,3 +518,4 @@ def test_what_a_command_says_of_files_and_addresses_is_nobodys_secret():
     assert results._public("imagenet") == "imagenet"
     address = "https://me:secret@host.org/a/photos.zip?token=secret"
     assert results._public(address) == "https://host.org/a/photos.zip"
+    assert results._public("http://127.0.0.1:80/a.zip") == "http://127.0.0.1:80/a.zip"

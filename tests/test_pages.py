@@ -182,19 +182,27 @@ def test_experiments_of_every_kind():
     changed = {"train_basic": {"dense": [16], "seed": 1}, "data": {"source": "microsoft"}}
     queued = state("waits", changed, 0)
     queued["data"]["metrics"] = {}
-    failed = {"rev": "abcdefghij", "name": None, "data": None}
+    lost = {"rev": "abcdefghij", "name": None, "data": None}
+    failed = state("failed", changed, 0.5)  # of which DVC shows what its commit has
+    partial = state("partial", parameters, 0.5) | {"rev": "2345678901"}  # likewise
     commit = state(None, parameters, 0.5) | {
         "experiments": [
             {"revs": [queued], "executor": {"state": "queued"}},
+            {"revs": [lost], "executor": {"state": "failed"}},
             {"revs": [failed], "executor": {"state": "failed"}},
+            {"revs": [partial], "executor": {"state": "success"}},
             {"revs": [state("same", parameters, 0.25)], "executor": None},
         ]
     }
-    assert experiments.table([commit]).splitlines() == [
+    mine = {"1234567890", "abcdefghij"}
+    assert experiments.table([commit], mine.__contains__).splitlines() == [
         "experiment  created     basic   augmented  inception  parameters",
         "1234567     2024-02-03  0.5000  0.5000",
         "  waits     queued                                    train_basic.dense=[16]",
         "                                                      data.source=microsoft",
         "  abcdefg   failed",
+        "  failed    failed                                    train_basic.dense=[16]",
+        "                                                      data.source=microsoft",
+        "  partial   2024-02-03",
         "  same      2024-02-03  0.2500  0.2500",
     ]

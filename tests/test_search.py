@@ -51,7 +51,7 @@ def test_a_search_that_is_stopped_goes_on_and_runs_each_trial_once(copy):
     assert trials[good] == f"{RATE}=0.001: val_accuracy {metrics['val_accuracy']}"
     assert f"the best is {good}, val_accuracy {metrics['val_accuracy']} on tuning" in printed
     assert f"dvc exp apply {good}\n" in printed
-    assert f"dvc exp run -S {RATE}=0.001\n" in printed
+    assert f"dvc exp run -S split.tuning=0 -S {RATE}=0.001\n" in printed
     split = json.loads(copy.git("show", f"{reference}:metrics/split.json"))
     assert (split["judged_by"], split["tuning"], split["train"]) == ("tuning", 16, 32)
     assert copy.git("status", "--porcelain") == ""
@@ -91,7 +91,7 @@ def test_equal_results_lead_to_equal_trials_wherever_a_search_stopped(play):
     assert len({tuple(each) for each in many}) == 30
     best = max(range(30), key=lambda number: good_near_the_end(*many[number]))
     assert f"the best is search-abc-{best + 1}, val_accuracy" in printed
-    assert f"dvc exp run -S {many[best][0]} -S " in printed
+    assert f"dvc exp run -S split.tuning=0 -S {many[best][0]} -S " in printed
     least, _ = play(
         good_near_the_end, *space, "--jobs", "3", "--trials", "30", "--metric", "val_loss"
     )
@@ -180,6 +180,21 @@ def test_trials_whose_worker_is_gone_are_named(monkeypatch):
     monkeypatch.setattr(search, "_run", lambda *_: "\nWorker status: 0 active, 1 idle")
     with pytest.raises(UserError, match="nobody runs a now: `dvc queue kill a`, `dvc queue rem"):
         list(search.run_experiments({"a": [], "b": []}, arguments(monkeypatch)))
+
+
+def test_a_trial_that_was_run_with_other_settings_is_not_taken(monkeypatch):
+    """Played: a trial before it had failed, and another follows now that it has not."""
+    written = {
+        "params.yaml": "train_basic: {learning_rate: 1e-05, dense: [64, 256]}",
+        "metrics/train_basic.json": '{"val_accuracy": 0.5}',
+    }
+    monkeypatch.setattr(search, "_states", lambda: {"a": None})
+    monkeypatch.setattr(search.dvc.api, "read", lambda path, rev: written[path])
+    same = [f"{RATE}=1e-05", "train_basic.dense=[64,256]"]
+    assert list(search.run_experiments({"a": same}, arguments(monkeypatch))) == [("a", 0.5)]
+    for other in ([f"{RATE}=1e-04", same[1]], [same[0], "train_basic.dense=[64]"]):
+        with pytest.raises(UserError, match="a was run with train_basic"):
+            list(search.run_experiments({"a": other}, arguments(monkeypatch)))
 
 
 def test_the_comparison_says_that_tuning_images_judged(copy):

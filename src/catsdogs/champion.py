@@ -3,16 +3,18 @@
     python -m catsdogs.champion
 
 To be run from the repository's root, with `src` on Python's path. The rule: of all models that
-were judged by the same images as the workspace's, the one with the highest accuracy; of equals the
-one with the lower loss. What was chosen by its accuracy looks a little better than it is, the
-more so the more there were to choose from: choose with `split.tuning`, and judge afterwards.
+were judged by the same images as the workspace's, in the same pixels, the one with the highest
+accuracy; of equals the one with the lower loss. What was chosen by its accuracy looks a little
+better than it is, the more so the more there were to choose from: choose with `split.tuning`, and
+judge afterwards.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from catsdogs import layout, recording, tracking
+from catsdogs import recording, tracking
 from catsdogs.snapshots import of_workspace
 from catsdogs.stage import UserError, run
 
@@ -23,17 +25,21 @@ if TYPE_CHECKING:
 
 MODEL = "catsdogs"
 ALIAS = "champion"
-JUDGED_BY = ("accuracy", "loss")
+STORED_TAG = "model.id"  # which of MLflow's logged models a version is: stores need not keep it
+SAME_IMAGES = ("data.md5", recording.VALIDATION_TAG)  # the pixels, and which of them judge
 RULE = ("metrics.`evaluate/accuracy` DESC", "metrics.`evaluate/loss` ASC", "start_time ASC")
 
 
 def main() -> None:
     """Find the best model, register it if need be, and give it the alias."""
-    images = of_workspace().outputs("split")[layout.VALIDATION]
+    made = of_workspace().outputs("split")
+    images = {tag: made[recording.DATA_TAGS[tag]] for tag in SAME_IMAGES}
     try:
         client = tracking.connect()
         candidates = find(client, images)
         version = register(client, candidates[0]) if candidates else None
+    except UserError:
+        raise
     # Whatever a store, a server or a wrong address raises.
     except Exception as error:
         raise UserError(f"MLflow does not answer: {tracking.reason(error)}") from None
@@ -48,42 +54,52 @@ def main() -> None:
         print(f"{place}. {candidate.info.run_name}: {scores}")
 
 
-def find(client: MlflowClient, images: str) -> list[Run]:
+def find(client: MlflowClient, images: Mapping[str, str]) -> list[Run]:
     """The runs whose models were judged by these images, the best first, each model once.
 
     Args:
         client: of the store.
-        images: the MD5 of `validation.csv`.
+        images: of each of the tags `SAME_IMAGES` the MD5.
     """
+    conditions = [f"tags.`{tag}` = '{md5}'" for tag, md5 in images.items()]
     found = client.search_runs(
         [tracking.open_experiment(client)],
-        f"tags.`{recording.VALIDATION_TAG}` = '{images}' and metrics.`evaluate/accuracy` >= 0",
+        " and ".join([*conditions, "metrics.`evaluate/accuracy` >= 0"]),
         order_by=list(RULE),
     )
     return list({run.data.tags[tracking.MODEL_TAG]: run for run in reversed(found)}.values())[::-1]
 
 
 def register(client: MlflowClient, best: Run) -> ModelVersion:
-    """Make a run's model a version of the registered model, once, and give it the alias."""
+    """Make a run's model a version of the registered model, once, and give it the alias.
+
+    Raises:
+        UserError: of its model MLflow has only what was written until somebody was killed.
+    """
+    fingerprint = best.data.tags[tracking.MODEL_TAG]
+    stored = client.search_logged_models(
+        [best.info.experiment_id], f"tags.`{tracking.MODEL_TAG}` = '{fingerprint}'"
+    )
+    whole = [model.model_id for model in stored if model.status == "READY"]
+    if not whole:
+        raise UserError(f"MLflow lacks the model of {best.info.run_name}: run `make sync`")
     if not client.search_registered_models(f"name = '{MODEL}'"):
         rule = "; ".join(RULE).replace("`", "").replace("metrics.", "")
         client.create_registered_model(
             MODEL, description=f"Cats or dogs. The alias `{ALIAS}` goes by: {rule}."
         )
-    fingerprint = best.data.tags[tracking.MODEL_TAG]
     versions = client.search_model_versions(f"name = '{MODEL}'")
-    same = [each for each in versions if each.tags.get(tracking.MODEL_TAG) == fingerprint]
-    model_id = best.outputs.model_outputs[0].model_id
+    same = [each for each in versions if each.tags.get(STORED_TAG) in whole]
     version = (
         same[0]
         if same
         else client.create_model_version(
             MODEL,
-            f"models:/{model_id}",
+            f"models:/{whole[0]}",
             best.info.run_id,
-            tags={tracking.MODEL_TAG: fingerprint},
+            tags={tracking.MODEL_TAG: fingerprint, STORED_TAG: whole[0]},
             description=f"{best.info.run_name}. {best.data.tags[recording.NOTE_TAG]}",
-            model_id=model_id,
+            model_id=whole[0],
         )
     )
     client.set_registered_model_alias(MODEL, ALIAS, version.version)

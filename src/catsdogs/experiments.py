@@ -3,17 +3,18 @@
     python -m catsdogs.experiments
 
 To be run from the repository's root, with `src` on Python's path. `dvc exp show` has a column for
-every number, parameter and file; this has the models' accuracies, and the parameters in which an
-experiment is not like the commit it began from, as `dvc exp run -S` takes them.
+every number, parameter and file; this has the accuracies of an experiment's own models, and the
+parameters in which it is not like the commit it began from, as `dvc exp run -S` takes them.
 """
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from catsdogs import figures, layout, params
+from catsdogs.snapshots import is_evaluated
 from catsdogs.stage import UserError, run
 
 import pandas as pd
@@ -34,23 +35,38 @@ def main() -> None:
     print(table(json.loads(result.stdout)))
 
 
-def table(commits: list[dict[str, Any]]) -> str:
-    """Lay out what `dvc exp show --json` gives: a line for each, and for each more parameter."""
+def table(commits: list[dict[str, Any]], evaluated: Callable[[str], bool] = is_evaluated) -> str:
+    """Lay out what `dvc exp show --json` gives: a line for each, and for each more parameter.
+
+    Args:
+        commits: each with its `experiments`.
+        evaluated: whether the scores that a revision has are of its own models.
+    """
     rows = [COLUMNS]
     for commit in commits:
-        rows += _rows(commit, commit)
+        rows += _rows(commit, commit, evaluated)
         for experiment in commit["experiments"] or []:
             state = experiment["executor"] or {"state": ""}
-            rows += _rows(experiment["revs"][0], commit, state["state"], indent="  ")
+            rows += _rows(experiment["revs"][0], commit, evaluated, state["state"], indent="  ")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _rows(
-    shown: dict[str, Any], commit: dict[str, Any], state: str = "", indent: str = ""
+    shown: dict[str, Any],
+    commit: dict[str, Any],
+    evaluated: Callable[[str], bool],
+    state: str = "",
+    indent: str = "",
 ) -> Iterator[tuple[str, ...]]:
     data = shown["data"] or {"timestamp": "", "metrics": {}, "params": {}}
-    scores = _read(data["metrics"], layout.metrics("evaluate"))
+    done = state in ("", "success")
+    # DVC shows what an experiment has not made as its commit has it.
+    scores = (
+        _read(data["metrics"], layout.metrics("evaluate"))
+        if done and evaluated(shown["rev"])
+        else {}
+    )
     accuracies = [scores.get(f"{name}.accuracy") for name in layout.TRAININGS]
     before, now = (_read(each["params"], params.PARAMS) for each in (commit["data"] or data, data))
     changed = [
@@ -60,7 +76,7 @@ def _rows(
     ]
     yield (
         indent + (shown["name"] or shown["rev"][:7]),
-        state if state and state != "success" else data["timestamp"][:10],
+        data["timestamp"][:10] if done else state,
         *("" if value is None else f"{value:.4f}" for value in accuracies),
         changed[0] if changed else "",
     )

@@ -19,11 +19,11 @@ MAX_MEGAPIXELS = 178
 def main() -> None:
     """Print a line for every photograph; fail if one of the files is none."""
     arguments = _parse()
-    interpolation = params.load_text("split.interpolation")
+    place, interpolation = _locate(arguments.model)
     if interpolation not in images.INTERPOLATIONS:
         raise UserError(f"params.yaml: split.interpolation is {interpolation!r}")
     runtime.pin(params.load("runtime", runtime.Runtime))
-    model = models.load(_locate(arguments.model))
+    model = models.load(place)
     if len(model.input_shape) != 4 or model.input_shape[3] != 3 or model.output_shape[1:] != (1,):
         raise UserError(f"{arguments.model} does not take images and give P(dog)")
     size = model.input_shape[1]
@@ -56,27 +56,29 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _locate(model: str) -> Path:
+def _locate(model: str) -> tuple[Path, str]:
+    """Where a model's file is, and how the images were squashed that it learned from."""
     trained = f"train_{model}"
     if model.startswith(("models:/", "runs:/")):
         return _download(model)
-    return layout.model(trained) if trained in layout.TRAININGS else Path(model)
+    place = layout.model(trained) if trained in layout.TRAININGS else Path(model)
+    return place, params.load_text("split.interpolation")
 
 
-def _download(address: str) -> Path:
+def _download(address: str) -> tuple[Path, str]:
     """Fetch a model from MLflow; the file is the one that DVC has."""
-    tracking.connect()
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     try:
+        tracking.connect()
         folder = download_artifacts(address)
     except (MlflowException, OSError) as error:
         raise UserError(f"MLflow has no {address}: {tracking.reason(error)}") from None
     found = list(Path(folder).rglob("*.keras"))
     if len(found) != 1:
         raise UserError(f"{address} is not a model of this pipeline's")
-    return found[0]
+    return found[0], found[0].with_name("interpolation").read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

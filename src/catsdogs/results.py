@@ -27,7 +27,7 @@ from catsdogs import layout, params
 from catsdogs.files import write_csv, write_json
 from catsdogs.snapshots import Snapshot, git, of_revision
 from catsdogs.stage import UserError, run
-from catsdogs.sync import find_experiments
+from catsdogs.sync import choose, find_experiments
 
 import numpy as np
 import pandas as pd
@@ -62,11 +62,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("docs/results"), help="where")
     arguments = parser.parse_args()
     known, results = find_experiments(), read(arguments.folder)
-    for name in arguments.experiments:
-        if name not in known:
-            raise UserError(f"{name} is no experiment: `make experiments` lists them")
-    for name in arguments.experiments:
-        with of_revision(known[name].commit, name, known[name].base) as snapshot:
+    chosen = {name: choose(name, known) for name in arguments.experiments}
+    if missing := [name for name, experiment in chosen.items() if not experiment]:
+        raise UserError(f"{missing[0]} is no experiment: `dvc exp list --all-commits` has them")
+    for name, commit, base in chosen.values():
+        if changed := git("diff", "--name-only", base, commit, "--", "src", "dvc.yaml"):
+            raise UserError(
+                f"{name} was run with another {changed.split()[0]} than {base[:7]} has: "
+                "commit what you changed, and run it again"
+            )
+        with of_revision(commit, name, base) as snapshot:
             results = add(results, snapshot)
     write(results, arguments.folder)
     for name in arguments.experiments:
@@ -117,7 +122,7 @@ def add(results: Results, snapshot: Snapshot) -> Results:
                 )
         answers = _answers(snapshot)
         kept = [md5 for md5 in _evaluated(others) if md5 not in answers]
-        predictions = pd.concat([answers, predictions[kept]], axis=1)
+        predictions = pd.concat([answers, predictions[kept]], axis=1) if kept else answers
     return Results(others | {name: new}, pd.concat(curves), predictions)
 
 
@@ -171,7 +176,7 @@ def _public(place: str) -> str:
     address = urlsplit(place)
     if not address.netloc:
         return Path(place).name
-    return f"{address.scheme}://{address.hostname}{address.path}"
+    return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
 
 
 def _evaluated(runs: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ from catsdogs.stage import UserError, run
 
 import dvc.api
 import optuna
+import yaml
 from dvc.exceptions import DvcException
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -65,7 +66,8 @@ def main() -> None:
     print("  dvc exp show --only-changed")
     print(f"  dvc exp apply {name}")
     print("or judge it by the validation images, trained on all training images:")
-    print("  dvc exp run", *(f"-S {shlex.quote(each)}" for each in _settings(best.params)))
+    settings = ["split.tuning=0", *_settings(best.params)]
+    print("  dvc exp run", *(f"-S {shlex.quote(each)}" for each in settings))
 
 
 def read_space(stage: str, overrides: Sequence[str]) -> dict[str, BaseDistribution]:
@@ -130,7 +132,7 @@ def run_experiments(
         As one ends, its name and its metric, None if it failed.
 
     Raises:
-        UserError: DVC refuses an experiment, or has lost one.
+        UserError: DVC refuses an experiment, nobody runs it, or it was run with other settings.
     """
     known = _states()
     if any(known.get(name) == "Running" for name in asked) and not _is_worked_on():
@@ -152,10 +154,25 @@ def run_experiments(
             if known.get(name, "Failed") == "Failed":
                 yield name, None
             else:
+                _check(name, asked[name])
                 metrics = dvc.api.read(str(layout.metrics(arguments.stage)), rev=name)
                 yield name, json.loads(metrics)[arguments.metric]
         if waiting:
             time.sleep(PAUSE)
+
+
+def _check(name: str, settings: Sequence[str]) -> None:
+    """Raise a `UserError` if an experiment was not run with these settings.
+
+    A trial that failed, and was run again with success, leads to others after it.
+    """
+    used = dict(params.flatten(yaml.safe_load(dvc.api.read(str(params.PARAMS), rev=name))))
+    for parameter, text in (setting.split("=", 1) for setting in settings):
+        if params.number(used[parameter]) != params.number(yaml.safe_load(text)):
+            raise UserError(
+                f"{name} was run with {parameter}={used[parameter]}, and {text} is asked now that "
+                f"a trial before it has another result: `dvc exp remove` it and those after it"
+            )
 
 
 def _states() -> dict[str, str]:

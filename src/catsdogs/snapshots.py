@@ -176,6 +176,11 @@ def git(*arguments: str) -> str:
     ).stdout.strip()
 
 
+def is_evaluated(revision: str) -> bool:
+    """Whether a commit has evaluated the very models that it has."""
+    return "evaluate" in _coherent(git("show", f"{revision}:{LOCK}"))
+
+
 def _coherent(lock: str) -> dict[str, Any]:
     """The stages that were made from what `dvc.lock` has of the stages before them.
 

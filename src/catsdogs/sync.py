@@ -8,6 +8,7 @@ cache, for a clone, and for when MLflow was away. What is there already is left 
 """
 
 import argparse
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from catsdogs.stage import UserError, run
 class Experiment(NamedTuple):
     """An experiment of DVC's: the commit that holds it, and the one that it was made from."""
 
+    name: str
     commit: str
     base: str
 
@@ -30,12 +32,13 @@ def main() -> None:
         description="Write what MLflow lacks of an experiment, from what DVC keeps of it.",
     )
     parser.add_argument("revisions", nargs="*", metavar="revision", help="or experiment's name")
-    experiments = find_experiments()
+    names, experiments = parser.parse_args().revisions, find_experiments()
     failures = []
-    for name in parser.parse_args().revisions or ["workspace", *experiments]:
+    for asked in names or ["workspace", *experiments]:
         try:
-            with _open(name, experiments) as snapshot:
+            with _open(asked, experiments) as snapshot:
                 written = _record(snapshot)
+            name = asked.name if isinstance(asked, Experiment) else asked
             print(f"{name}: {'recorded' if written else 'nothing to do'}", flush=True)
         except UserError as error:
             failures.append(str(error))
@@ -43,8 +46,8 @@ def main() -> None:
         raise UserError("; ".join(failures))
 
 
-def find_experiments() -> dict[str, Experiment]:
-    """All of DVC's experiments in this repository, by their names."""
+def find_experiments() -> list[Experiment]:
+    """All of DVC's experiments in this repository; a name is unique to the commit below it."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
@@ -53,21 +56,39 @@ def find_experiments() -> dict[str, Experiment]:
             found = repository.experiments.ls(all_commits=True)
     except NotDvcRepoError:
         raise UserError("DVC has no repository here: run from the repository's root") from None
-    return {
-        name: Experiment(commit, base)
+    return [
+        Experiment(name, commit, base)
         for base, experiments in found.items()
         for name, commit in experiments
-    }
+    ]
 
 
-def _open(name: str, experiments: dict[str, Experiment]) -> AbstractContextManager[Snapshot]:
-    if name == "workspace":
+def choose(name: str, experiments: Iterable[Experiment]) -> Experiment | None:
+    """The experiment of a name; of several that of HEAD, as DVC has it.
+
+    Raises:
+        UserError: there are several, and none is of HEAD.
+    """
+    found = [each for each in experiments if each.name == name]
+    if len(found) > 1:
+        bases, head = ", ".join(each.base[:7] for each in found), git("rev-parse", "HEAD")
+        found = [each for each in found if each.base == head]
+        if not found:
+            raise UserError(f"{name} is of several commits, {bases}: `git checkout` one of them")
+    return found[0] if found else None
+
+
+def _open(
+    asked: Experiment | str, experiments: list[Experiment]
+) -> AbstractContextManager[Snapshot]:
+    if asked == "workspace":
         return nullcontext(of_workspace())
-    if name in experiments:
-        return of_revision(experiments[name].commit, name, experiments[name].base)
-    commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    experiment = choose(asked, experiments) if isinstance(asked, str) else asked
+    if experiment:
+        return of_revision(experiment.commit, experiment.name, experiment.base)
+    commit = git("rev-parse", "--verify", "--quiet", f"{asked}^{{commit}}")
     if not commit:
-        raise UserError(f"{name} is neither a revision of Git's nor an experiment of DVC's")
+        raise UserError(f"{asked} is neither a revision of Git's nor an experiment of DVC's")
     return of_revision(commit)
 
 

@@ -1,0 +1,53 @@
+"""Which models compete to be the champion, and which file of one is given the name."""
+
+from catsdogs import champion, tracking
+from catsdogs.stage import UserError
+
+import pytest
+
+IMAGES = {"data.md5": "pixels", "data.validation.md5": "table"}
+
+
+@pytest.fixture
+def client(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    return tracking.connect()
+
+
+def evaluated(client, name, accuracy, **changed):
+    """A run of a model that was judged, with nothing stored."""
+    experiment = tracking.open_experiment(client)
+    tags = IMAGES | {tracking.MODEL_TAG: name, "mlflow.note.content": "a note"} | changed
+    run = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+    client.log_metric(run, "evaluate/accuracy", accuracy)
+    client.log_metric(run, "evaluate/loss", 0.5)
+    return client.get_run(run)
+
+
+def stored(client, run, status):
+    name = run.data.tags[tracking.MODEL_TAG]
+    model = client.create_logged_model(
+        run.info.experiment_id, "model", run.info.run_id, {tracking.MODEL_TAG: name}
+    )
+    client.finalize_logged_model(model.model_id, status)
+    return model.model_id
+
+
+def test_only_the_same_images_in_the_same_pixels_compare(client):
+    evaluated(client, "good", 0.7)
+    evaluated(client, "better", 0.8)
+    evaluated(client, "other pixels", 0.9, **{"data.md5": "another sample's"})
+    evaluated(client, "other images", 0.9, **{"data.validation.md5": "another seed's"})
+    found = champion.find(client, IMAGES)
+    assert [run.info.run_name for run in found] == ["better", "good"]
+
+
+def test_a_model_whose_upload_was_cut_off_is_not_registered(client):
+    best = evaluated(client, "best", 0.9)
+    stored(client, best, "FAILED")
+    with pytest.raises(UserError, match="MLflow lacks the model of best: run `make sync`"):
+        champion.register(client, best)
+    whole = stored(client, best, "READY")
+    assert champion.register(client, best).source == f"models:/{whole}"
+    assert champion.register(client, best).version == 1, "once"
