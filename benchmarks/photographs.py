@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import shutil
 import sys
 import zipfile
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from checkout import REPOSITORY, WORK, Checkout
+from measure import NotMeasured
 
 SIDES = ("train", "validation")
+NEEDED = 24_900  # images: the public archive's, less those that no decoder reads
 
 
 class Sources(NamedTuple):
@@ -28,7 +31,7 @@ def prepare(sources: Sources) -> Checkout:
     """Return a checkout whose split is up to date, made of all the photographs.
 
     Raises:
-        NotMeasured: the photographs cannot be had.
+        NotMeasured: the photographs cannot be had, or there are not as many as a table speaks of.
     """
     changes = {
         "data": {"source": sources.photographs},
@@ -36,6 +39,12 @@ def prepare(sources: Sources) -> Checkout:
     }
     checkout = Checkout("photographs", changes)
     checkout.repro("split")
+    split = json.loads((checkout.path / "metrics/split.json").read_text(encoding="utf-8"))
+    images = sum(split[side] for side in SIDES)
+    if images < NEEDED:
+        raise NotMeasured(
+            f"{sources.photographs} has {images:,} images: what is asked is of 25,000 photographs"
+        )
     return checkout
 
 

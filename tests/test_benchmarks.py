@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic: what is reckoned from measurements, and what is said of it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ sys.path.append(str(BENCHMARKS))
 
 import machine  # noqa: E402
 import measure  # noqa: E402
+import photographs  # noqa: E402
 import trainings  # noqa: E402
 from measure import Contender, Cost, NotMeasured, Sample, Usage  # noqa: E402
 from table import Bound, Line, figure, markdown, verdicts  # noqa: E402
@@ -145,6 +147,30 @@ def test_the_machine_is_described():
     assert "keras 3." in text
     assert "tensorflow" in text
     assert "threads 2, onednn True, cpu_isa AVX2" in text
+
+
+@pytest.mark.parametrize("images", [24_000, 25_000])
+def test_fewer_photographs_than_the_tables_speak_of_are_not_measured(
+    monkeypatch, tmp_path, images
+):
+    class Split:
+        path = tmp_path
+
+        def __init__(self, *_):
+            pass
+
+        def repro(self, stage):
+            (tmp_path / "metrics").mkdir()
+            sides = {"train": images - 5_000, "validation": 5_000}
+            (tmp_path / f"metrics/{stage}.json").write_text(json.dumps(sides))
+
+    monkeypatch.setattr(photographs, "Checkout", Split)
+    sources = photographs.Sources(f"{images}.zip", "random")
+    if images == 25_000:
+        assert photographs.prepare(sources).path == tmp_path
+    else:
+        with pytest.raises(NotMeasured, match=r"24000\.zip has 24,000 images: what"):
+            photographs.prepare(sources)
 
 
 def test_help_lists_the_parts():
