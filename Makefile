@@ -42,10 +42,12 @@ sync: $(READY)  ## record in MLflow what it lacks of the workspace and of DVC's 
 
 ui: $(READY)  ## look at the runs in MLflow, on http://127.0.0.1:5000
 	-@$(MAKE) --no-print-directory sync
-	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on the server of MLFLOW_TRACKING_URI"; exit 1;; esac
-	@echo "open http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "$(BIN)/mlflow" ui --host 127.0.0.1 --port 5000 \
-		--workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+	@case "$$MLFLOW_TRACKING_URI" in \
+	http*) echo "the runs are on the server that MLFLOW_TRACKING_URI names" ;; \
+	*) echo "open http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"; \
+		MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "$(BIN)/mlflow" ui --host 127.0.0.1 --port 5000 \
+			--workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
+	esac
 
 champion: $(READY)  ## name the best model in MLflow's registry
 	PYTHONPATH=src "$(BIN)/python" -m catsdogs.champion
