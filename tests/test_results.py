@@ -24,9 +24,10 @@ CURVES = pd.read_csv(DOCS / "results/curves.csv")
 TRIALS = json.loads((DOCS / "results/tuning/runs.json").read_text())
 TUNING = 2_000  # images that judged them
 SEEDS = ("notebook-1", "notebook-2", "notebook-3")
-BETTER = "better-1"
+BETTER = ("better-1", "better-2", "better-3")
 LONG = {"basic": "sheared-long-1", "augmented": "long-3"}  # whose network had 6,000 steps
-AUGMENTED = set(RUNS) - {"view-1", BETTER}  # what there is on the notebook's augmentation
+OTHERS = {"view-1", "shorter-1", "averaged-1", *BETTER}
+AUGMENTED = set(RUNS) - OTHERS  # what there is on the notebook's augmentation
 MODELS = ("basic", "augmented", "inception")
 Z = 1.959963984540054  # the normal distribution's 97.5th percentile
 
@@ -57,6 +58,16 @@ def difference(first, second):
     a, b = (one & ~other).sum() + 1, (other & ~one).sum() + 1
     half = Z * sqrt((a + b - (a - b) ** 2 / n) / n**2)
     return one.mean() - other.mean(), (a - b) / n - half, (a - b) / n + half
+
+
+def together(pairs):
+    """The mean difference of several pairs on the same images, with the normal interval.
+
+    It counts the images as drawn by chance, not the trainings.
+    """
+    gains = sum(right(*first) * 1.0 - right(*second) for first, second in pairs) / len(pairs)
+    half = Z * gains.std(ddof=1) / sqrt(len(gains))
+    return gains.mean(), gains.mean() - half, gains.mean() + half
 
 
 def shown(numbers, sign=""):
@@ -115,17 +126,18 @@ def test_the_readmes_table_follows_from_the_predictions():
         longer = shown(accuracy(LONG[model], model)) if model in LONG else ""
         assert row["here, 6,000 steps"] == longer
         better = "here, [better parameters](docs/better.md)"
-        assert row[better] == shown(accuracy(BETTER, model))
+        assert row[better] == shown(accuracy(BETTER[0], model))
         assert row["the notebook"] == f"{NOTEBOOK[f'train_{model}']['val_accuracy']:.4f}"
 
 
 def test_the_readme_says_what_chance_in_training_does():
     text = " ".join((REPOSITORY / "README.md").read_text().split())
     for model in ("basic", "augmented"):
-        seeds = [accuracy(seed, model)[0] for seed in SEEDS]
-        assert f"{min(seeds):.4f} to {max(seeds):.4f} (`{model}`)" in text
+        seeds = " and ".join(f"{accuracy(seed, model)[0]:.4f}" for seed in SEEDS[1:])
+        better = " and ".join(f"{accuracy(seed, model)[0]:.4f}" for seed in BETTER[1:])
+        assert f"`{model}` {seeds}, better {better};" in text
     again = accuracy("nearly-unsheared-1", "augmented")[0]
-    assert f"an all but equal `augmented` had {again:.4f}" in text
+    assert f"a shear of 0.2005° instead of 0.2° {again:.4f}" in text
 
 
 def test_the_table_of_runs_follows_from_the_predictions():
@@ -209,32 +221,42 @@ def test_what_a_trained_network_made_of_augmented_photographs_is_said():
 
 
 def test_what_is_better_follows_from_the_predictions():
-    found = table("docs/better.md", "model")
-    assert tuple(found) == MODELS
-    for model, row in found.items():
-        assert row["`notebook-1`"] == shown(accuracy("notebook-1", model))
-        assert row["`better-1`"] == shown(accuracy(BETTER, model))
-        gained = difference((BETTER, model), ("notebook-1", model))
+    found, text = table("docs/better.md", "model"), words("better.md")
+    asked = [("basic", 1), ("basic", 2), ("basic", 3)]
+    asked += [("augmented", 1), ("augmented", 2), ("augmented", 3), ("inception", 1)]
+    assert tuple(found) == tuple(f"{model}, seed {seed}" for model, seed in asked)
+    for model, seed in asked:
+        row, pair = found[f"{model}, seed {seed}"], (BETTER[seed - 1], SEEDS[seed - 1])
+        assert row["the notebook's parameters"] == shown(accuracy(pair[1], model))
+        assert row["better ones"] == shown(accuracy(pair[0], model))
+        gained = difference(*((experiment, model) for experiment in pair))
         assert row["difference"] == shown(gained, "+")
-    text = words("better.md")
     for model in ("basic", "augmented"):
-        gains = [difference((BETTER, model), (seed, model))[0] for seed in SEEDS]
-        assert f"`{model}` {'gains ' * (model == 'basic')}{min(gains):+.3f} to" in text
-        assert f"{min(gains):+.3f} to {max(gains):+.3f}" in text
-    lucky = difference((BETTER, "augmented"), ("nearly-unsheared-1", "augmented"))[0]
+        mean = sum(accuracy(seed, model)[0] for seed in BETTER) / len(BETTER)
+        assert f"`{model}` has {mean:.4f} on average" in text
+    ahead = [difference((seed, "augmented"), (seed, "basic"))[0] for seed in BETTER]
+    assert "ahead of `basic` by {:.4f}, {:.4f} and {:.4f}".format(*ahead) in text
+    mean = together([((seed, "augmented"), (seed, "basic")) for seed in BETTER])
+    assert f"on average {shown(mean)}" in text
+    lucky = difference((BETTER[0], "augmented"), ("nearly-unsheared-1", "augmented"))[0]
     assert f"`nearly-unsheared-1`, {lucky:+.3f}" in text
-    ahead = difference((BETTER, "augmented"), (BETTER, "basic"))
-    assert f"the augmented network is ahead by {shown(ahead)}" in text
-    seen = curve(BETTER, "inception")["val_accuracy"]
+    seen = curve(BETTER[0], "inception")["val_accuracy"]
     phases = (
-        f"{seen.iloc[14]:.3f} are right before and {seen.iloc[-1]:.3f} after those 1,000 steps"
+        f"{seen.iloc[14]:.3f} are right before and {seen.iloc[-1]:.3f} after those 2,000 steps"
     )
     assert phases in text
+    averaged = [shown(accuracy("averaged-1", model)).split()[0] for model in MODELS[:2]]
+    assert "`averaged-1` has {} and {}, differences of".format(*averaged) in text
+    apart = [difference(("averaged-1", model), (BETTER[0], model)) for model in MODELS[:2]]
+    assert "differences of {} and {}.".format(*(shown(each, "+") for each in apart)) in text
+    assert all(low < 0 < high for _, low, high in apart), "not told apart"
+    assert f"have it ahead by {shown(mean)} of the 5,000" in words("augmentation.md")
+    assert f"half as long, of `shorter-1`, {shown(accuracy('shorter-1', 'inception'))}" in text
 
 
 def test_the_better_parameters_are_those_that_were_run():
     told = (DOCS / "better.md").read_text().split("```")[1]
-    run, elsewhere = changed(RUNS[BETTER]["command"]), {"runtime.cpu_isa", *results.FILES}
+    run, elsewhere = changed(RUNS[BETTER[0]]["command"]), {"runtime.cpu_isa", *results.FILES}
     kept = {key: value for key, value in run.items() if key not in elsewhere}
     assert {key: value for key, value in changed(told).items() if key not in elsewhere} == kept
 
