@@ -490,6 +490,9 @@ def test_an_experiment_whose_results_cannot_be_kept_leaves_them_as_they_are(unke
     checkout.run("dvc", "exp", "run", "--name", "partial", "-S", "train_basic.seed=5", "split")
     failed = checkout.run("python", "-m", "catsdogs.results", "partial", check=False)
     assert "partial did not run with the train_basic.seed of its params.yaml" in failed.stderr
+    table = checkout.run("python", "-m", "catsdogs.experiments").stdout
+    assert re.search(r"\n  partial  +[\d-]+ +train_basic.seed=5\n", table), "no score is its own"
+    assert re.search(rf"\n  {name}  +[\d-]+(  0\.\d{{4}} *){{3}}", table)
     assert kept == {file: (folder / file).read_bytes() for file in RESULTS}
 
     described = json.loads(kept["runs.json"])

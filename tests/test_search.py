@@ -132,6 +132,7 @@ def test_spaces_are_of_hydras_grammar(monkeypatch):
         ("train_basic.learnin_rate=1,2", "train_basic has no such parameter in params.yaml"),
         ("train_augmented.dense=[1],[2]", "train_basic has no such parameter"),
         ("split.tuning=0,2", "train_basic has no such parameter"),
+        ("train_basic={seed:1},{seed:2}", "train_basic has no such parameter"),
         (RATE, "missing EQUAL"),
         (f"{RATE}=log(1,2)", "Unknown function 'log'"),
         (f"{RATE}=tag(log,interval(0,1))", "low"),
@@ -143,6 +144,12 @@ def test_spaces_that_are_none_are_one_line(monkeypatch, text, problem):
     with pytest.raises(UserError, match=re.escape(problem)) as error:
         search.read_space("train_basic", [text])
     assert "\n" not in str(error.value)
+
+
+def test_several_parameters_are_not_one(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(UserError, match="augmentation has several parameters, name those"):
+        search.read_space("train_augmented", ["train_augmented.augmentation={zoom:0},{zoom:1}"])
 
 
 def arguments(monkeypatch, *options):

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 MODEL = "catsdogs"
 ALIAS = "champion"
-STORED_TAG = "model.id"  # which of MLflow's logged models a version is: stores need not keep it
 SAME_IMAGES = ("data.md5", recording.VALIDATION_TAG)  # the pixels, and which of them judge
 RULE = ("metrics.`evaluate/accuracy` DESC", "metrics.`evaluate/loss` ASC", "start_time ASC")
 
@@ -38,8 +37,6 @@ def main() -> None:
         client = tracking.connect()
         candidates = find(client, images)
         version = register(client, candidates[0]) if candidates else None
-    except UserError:
-        raise
     # Whatever a store, a server or a wrong address raises.
     except Exception as error:
         raise UserError(f"MLflow does not answer: {tracking.reason(error)}") from None
@@ -57,6 +54,8 @@ def main() -> None:
 def find(client: MlflowClient, images: Mapping[str, str]) -> list[Run]:
     """The runs whose models were judged by these images, the best first, each model once.
 
+    A model that MLflow has not, or not as a whole, is left out.
+
     Args:
         client: of the store.
         images: of each of the tags `SAME_IMAGES` the MD5.
@@ -67,43 +66,40 @@ def find(client: MlflowClient, images: Mapping[str, str]) -> list[Run]:
         " and ".join([*conditions, "metrics.`evaluate/accuracy` >= 0"]),
         order_by=list(RULE),
     )
-    return list({run.data.tags[tracking.MODEL_TAG]: run for run in reversed(found)}.values())[::-1]
+    models = {run.data.tags[tracking.MODEL_TAG]: run for run in reversed(found)}
+    return [run for run in reversed(models.values()) if _stored(client, run)]
 
 
 def register(client: MlflowClient, best: Run) -> ModelVersion:
-    """Make a run's model a version of the registered model, once, and give it the alias.
-
-    Raises:
-        UserError: of its model MLflow has only what was written until somebody was killed.
-    """
-    fingerprint = best.data.tags[tracking.MODEL_TAG]
-    stored = client.search_logged_models(
-        [best.info.experiment_id], f"tags.`{tracking.MODEL_TAG}` = '{fingerprint}'"
-    )
-    whole = [model.model_id for model in stored if model.status == "READY"]
-    if not whole:
-        raise UserError(f"MLflow lacks the model of {best.info.run_name}: run `make sync`")
+    """Make a run's model a version of the registered model, once, and give it the alias."""
     if not client.search_registered_models(f"name = '{MODEL}'"):
         rule = "; ".join(RULE).replace("`", "").replace("metrics.", "")
         client.create_registered_model(
             MODEL, description=f"Cats or dogs. The alias `{ALIAS}` goes by: {rule}."
         )
+    fingerprint = best.data.tags[tracking.MODEL_TAG]
     versions = client.search_model_versions(f"name = '{MODEL}'")
-    same = [each for each in versions if each.tags.get(STORED_TAG) in whole]
+    same = [each for each in versions if each.tags.get(tracking.MODEL_TAG) == fingerprint]
+    model_id = _stored(client, best)[0]
     version = (
         same[0]
         if same
         else client.create_model_version(
             MODEL,
-            f"models:/{whole[0]}",
+            f"models:/{model_id}",
             best.info.run_id,
-            tags={tracking.MODEL_TAG: fingerprint, STORED_TAG: whole[0]},
+            tags={tracking.MODEL_TAG: fingerprint},
             description=f"{best.info.run_name}. {best.data.tags[recording.NOTE_TAG]}",
-            model_id=whole[0],
+            model_id=model_id,
         )
     )
     client.set_registered_model_alias(MODEL, ALIAS, version.version)
     return version
+
+
+def _stored(client: MlflowClient, run: Run) -> list[str]:
+    fingerprint = run.data.tags[tracking.MODEL_TAG]
+    return tracking.find_models(client, run.info.experiment_id, fingerprint)
 
 
 if __name__ == "__main__":

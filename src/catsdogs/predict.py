@@ -21,7 +21,7 @@ def main() -> None:
     arguments = _parse()
     place, interpolation = _locate(arguments.model)
     if interpolation not in images.INTERPOLATIONS:
-        raise UserError(f"params.yaml: split.interpolation is {interpolation!r}")
+        raise UserError(f"split.interpolation of {arguments.model} is {interpolation!r}")
     runtime.pin(params.load("runtime", runtime.Runtime))
     model = models.load(place)
     if len(model.input_shape) != 4 or model.input_shape[3] != 3 or model.output_shape[1:] != (1,):
@@ -68,12 +68,12 @@ def _locate(model: str) -> tuple[Path, str]:
 def _download(address: str) -> tuple[Path, str]:
     """Fetch a model from MLflow; the file is the one that DVC has."""
     from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
 
     try:
         tracking.connect()
         folder = download_artifacts(address)
-    except (MlflowException, OSError) as error:
+    # Whatever a store, a server or a wrong address raises.
+    except Exception as error:
         raise UserError(f"MLflow has no {address}: {tracking.reason(error)}") from None
     found = list(Path(folder).rglob("*.keras"))
     if len(found) != 1:

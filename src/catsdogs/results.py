@@ -132,14 +132,11 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     Raises:
         UserError: some of its parameters were not used.
     """
-    wanted = dict(params.flatten(snapshot.parameters))
-    for key, used in params.flatten(snapshot.params):
-        # As numbers, because YAML reads what DVC writes as 1e-05 as text.
-        if params.number(wanted.get(key)) != params.number(used):
-            raise UserError(
-                f"{snapshot.experiment} did not run with the {key} of its params.yaml: "
-                "run it without naming a stage"
-            )
+    for key in snapshot.unused:
+        raise UserError(
+            f"{snapshot.experiment} did not run with the {key} of its params.yaml: "
+            "run it without naming a stage"
+        )
     images = {path.name: snapshot.outputs("split")[path] for path in IMAGES}
     models: dict[str, Any] = {}
     scores = _json(snapshot, "evaluate") if snapshot.evaluated else {}

@@ -94,8 +94,11 @@ def read_space(stage: str, overrides: Sequence[str]) -> dict[str, BaseDistributi
                 space[name] = CategoricalDistribution([override.get_value_element_as_str()])
         except (HydraException, ValueError) as error:
             raise UserError(f"{text}: {' '.join(str(error).split())}") from None
-        if not name.startswith(f"{stage}.") or OmegaConf.select(known, name) is None:
+        value = OmegaConf.select(known, name)
+        if not name.startswith(f"{stage}.") or value is None:
             raise UserError(f"{text}: {stage} has no such parameter in {params.PARAMS}")
+        if OmegaConf.is_dict(value):
+            raise UserError(f"{text}: {name} has several parameters, name those")
     return space
 
 

@@ -81,6 +81,17 @@ class Snapshot:
         outs = self.stages.get(stage, {}).get("outs", [])
         return {Path(out["path"]): out["md5"] for out in outs}
 
+    @property
+    def unused(self) -> dict[str, Any]:
+        """Parameters of `params.yaml` that the stages were not run with."""
+        wanted, used = dict(params.flatten(self.parameters)), params.flatten(self.params)
+        # As numbers, because YAML reads what DVC writes as 1e-05 as text.
+        return {
+            key: wanted.get(key)
+            for key, value in used
+            if params.number(wanted.get(key)) != params.number(value)
+        }
+
     def has(self, path: Path) -> bool:
         """Whether the experiment has a file of this name."""
         return self.files.exists(path.as_posix()) if self.files else path.exists()
@@ -177,8 +188,11 @@ def git(*arguments: str) -> str:
 
 
 def is_evaluated(revision: str) -> bool:
-    """Whether a commit has evaluated the very models that it has."""
-    return "evaluate" in _coherent(git("show", f"{revision}:{LOCK}"))
+    """Whether a commit has evaluated the very models that it has, of the parameters it has."""
+    lock, text = (git("show", f"{revision}:{path}") for path in (LOCK, params.PARAMS))
+    parameters = yaml.safe_load(text) or {}
+    snapshot = Snapshot("", revision, _coherent(lock), parameters, committed=True)
+    return snapshot.evaluated and not snapshot.unused
 
 
 def _coherent(lock: str) -> dict[str, Any]:

@@ -318,6 +318,12 @@ def log_files(client: MlflowClient, run_id: str, files: Mapping[str, Path]) -> N
         client.log_artifacts(run_id, temporary)
 
 
+def find_models(client: MlflowClient, experiment: str, fingerprint: str) -> list[str]:
+    """The ids, in an experiment of MLflow's, of those models of an MD5 that are stored whole."""
+    found = client.search_logged_models([experiment], f"tags.`{MODEL_TAG}` = '{fingerprint}'")
+    return [model.model_id for model in found if model.status == "READY"]
+
+
 def log_model(
     client: MlflowClient,
     run_id: str,
@@ -338,10 +344,7 @@ def log_model(
 
     run = client.get_run(run_id)
     with _alone(f"{client.tracking_uri} {fingerprint}"):
-        found = client.search_logged_models(
-            [run.info.experiment_id], f"tags.`{MODEL_TAG}` = '{fingerprint}'"
-        )
-        whole = [model.model_id for model in found if model.status == "READY"]
+        whole = find_models(client, run.info.experiment_id, fingerprint)
         if not whole:
             return _store_model(run_id, fingerprint, interpolation, fetch())
     linked = {output.model_id for output in run.outputs.model_outputs}
