@@ -30,6 +30,7 @@ OTHERS = {"view-1", "shorter-1", "averaged-1", *BETTER}
 AUGMENTED = set(RUNS) - OTHERS  # what there is on the notebook's augmentation
 MODELS = ("basic", "augmented", "inception")
 Z = 1.959963984540054  # the normal distribution's 97.5th percentile
+T2 = 4.302652729911275  # that of Student's with two degrees of freedom
 
 
 def right(experiment, model):
@@ -133,11 +134,12 @@ def test_the_readmes_table_follows_from_the_predictions():
 def test_the_readme_says_what_chance_in_training_does():
     text = " ".join((REPOSITORY / "README.md").read_text().split())
     for model in ("basic", "augmented"):
-        seeds = " and ".join(f"{accuracy(seed, model)[0]:.4f}" for seed in SEEDS[1:])
-        better = " and ".join(f"{accuracy(seed, model)[0]:.4f}" for seed in BETTER[1:])
-        assert f"`{model}` {seeds}, better {better};" in text
+        for names, before in ((SEEDS, f"`{model}` "), (BETTER, "better ")):
+            seeds = [accuracy(name, model)[0] for name in names]
+            assert f"{before}{min(seeds):.4f} to {max(seeds):.4f}" in text
     again = accuracy("nearly-unsheared-1", "augmented")[0]
-    assert f"a shear of 0.2005° instead of 0.2° {again:.4f}" in text
+    assert f"({again:.4f} with a shear of 0.2005° instead of 0.2°)" in text
+    assert len(curve(BETTER[0], "inception")) == 35, "epochs of 100 steps"
 
 
 def test_the_table_of_runs_follows_from_the_predictions():
@@ -237,9 +239,9 @@ def test_what_is_better_follows_from_the_predictions():
     ahead = [difference((seed, "augmented"), (seed, "basic"))[0] for seed in BETTER]
     assert "ahead of `basic` by {:.4f}, {:.4f} and {:.4f}".format(*ahead) in text
     mean = together([((seed, "augmented"), (seed, "basic")) for seed in BETTER])
-    assert f"on average {shown(mean)}" in text
+    assert f"on average {shown(mean)} where these six" in text
     lucky = difference((BETTER[0], "augmented"), ("nearly-unsheared-1", "augmented"))[0]
-    assert f"`nearly-unsheared-1`, {lucky:+.3f}" in text
+    assert f"`nearly-unsheared-1`, the augmented one of seed 1 gains only {lucky:+.3f}" in text
     seen = curve(BETTER[0], "inception")["val_accuracy"]
     phases = (
         f"{seen.iloc[14]:.3f} are right before and {seen.iloc[-1]:.3f} after those 2,000 steps"
@@ -250,8 +252,13 @@ def test_what_is_better_follows_from_the_predictions():
     apart = [difference(("averaged-1", model), (BETTER[0], model)) for model in MODELS[:2]]
     assert "differences of {} and {}.".format(*(shown(each, "+") for each in apart)) in text
     assert all(low < 0 < high for _, low, high in apart), "not told apart"
-    assert f"have it ahead by {shown(mean)} of the 5,000" in words("augmentation.md")
-    assert f"half as long, of `shorter-1`, {shown(accuracy('shorter-1', 'inception'))}" in text
+    half = T2 * pd.Series(ahead).std() / sqrt(len(ahead))
+    student = f"{mean[0] - half:+.4f} to {mean[0] + half:+.4f}"
+    assert f"Student's interval of the three differences, {student}, leaves it open" in text
+    flip = f"flip ahead by {mean[0]:.4f} on average, and as pairs are counted, {student}"
+    assert flip in words("augmentation.md")
+    first = f"`shorter-1`, and had {shown(accuracy('shorter-1', 'inception'))} of the 5,000"
+    assert first in text
 
 
 def test_the_better_parameters_are_those_that_were_run():
@@ -289,6 +296,8 @@ def test_the_trials_follow_from_what_is_kept_of_them():
     gained = float(reached["basic-cosine"]) - float(reached["basic-notebook"])
     assert f"ahead of a constant one by {gained:.3f}" in text
     averaged = "in the place of a falling rate, {basic-average}, has the lowest loss of all trials"
+    apart = Z * sqrt(2 * 0.825 * 0.175 / TUNING)
+    assert f"Two trials differ by up to {apart:.3f} from the choice of images alone" in text
     assert averaged.format(**reached) in text
     plain = {name: float(row["loss"]) for name, row in found.items() if "`basic-" in name}
     assert min(plain, key=plain.get) == "`basic-average`"
