@@ -42,6 +42,7 @@ def test_only_the_same_images_in_the_same_pixels_compare(client):
         evaluated(client, "other images", 0.9, **other[1]),
     ):
         stored(client, run, "READY")
+    assert set(champion.SAME_IMAGES) == set(IMAGES)
     found = champion.find(client, IMAGES)
     assert [run.info.run_name for run in found] == ["better", "good"]
 
