@@ -1,6 +1,7 @@
 """Which models compete to be the champion, and which file of one is given the name."""
 
-from catsdogs import champion, tracking
+from catsdogs import champion, predict, tracking
+from catsdogs.stage import UserError
 
 import pytest
 
@@ -45,6 +46,16 @@ def test_only_the_same_images_in_the_same_pixels_compare(client):
     assert set(champion.SAME_IMAGES) == set(IMAGES)
     found = champion.find(client, IMAGES)
     assert [run.info.run_name for run in found] == ["better", "good"]
+
+
+def test_a_model_of_somebody_elses_is_not_asked(monkeypatch, client, tmp_path):
+    (tmp_path / "model.keras").write_text("somebody's")
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", lambda _: str(tmp_path))
+    with pytest.raises(UserError, match="models:/theirs/1 is not a model of this pipeline's"):
+        predict._download("models:/theirs/1")
+    (tmp_path / "interpolation").write_text("nearest")
+    found = predict._download("models:/ours/1")
+    assert found == (tmp_path / "model.keras", "nearest")
 
 
 def test_a_model_that_is_not_stored_whole_is_not_registered(client):

@@ -9,7 +9,7 @@ parameters in which it is not like the commit it began from, as `dvc exp run -S`
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,38 +35,26 @@ def main() -> None:
     print(table(json.loads(result.stdout)))
 
 
-def table(commits: list[dict[str, Any]], evaluated: Callable[[str], bool] = is_evaluated) -> str:
-    """Lay out what `dvc exp show --json` gives: a line for each, and for each more parameter.
-
-    Args:
-        commits: each with its `experiments`.
-        evaluated: whether the scores that a revision has are of its own models.
-    """
+def table(commits: list[dict[str, Any]]) -> str:
+    """Lay out what `dvc exp show --json` gives: a line for each, and for each more parameter."""
     rows = [COLUMNS]
     for commit in commits:
-        rows += _rows(commit, commit, evaluated)
+        rows += _rows(commit, commit)
         for experiment in commit["experiments"] or []:
             state = experiment["executor"] or {"state": ""}
-            rows += _rows(experiment["revs"][0], commit, evaluated, state["state"], indent="  ")
+            rows += _rows(experiment["revs"][0], commit, state["state"], indent="  ")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _rows(
-    shown: dict[str, Any],
-    commit: dict[str, Any],
-    evaluated: Callable[[str], bool],
-    state: str = "",
-    indent: str = "",
+    shown: dict[str, Any], commit: dict[str, Any], state: str = "", indent: str = ""
 ) -> Iterator[tuple[str, ...]]:
     data = shown["data"] or {"timestamp": "", "metrics": {}, "params": {}}
     done = state in ("", "success")
     # DVC shows what an experiment has not made as its commit has it.
-    scores = (
-        _read(data["metrics"], layout.metrics("evaluate"))
-        if done and evaluated(shown["rev"])
-        else {}
-    )
+    own = data["metrics"] if done and is_evaluated(shown["rev"]) else {}
+    scores = _read(own, layout.metrics("evaluate"))
     accuracies = [scores.get(f"{name}.accuracy") for name in layout.TRAININGS]
     before, now = (_read(each["params"], params.PARAMS) for each in (commit["data"] or data, data))
     changed = [

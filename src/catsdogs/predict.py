@@ -76,9 +76,10 @@ def _download(address: str) -> tuple[Path, str]:
     except Exception as error:
         raise UserError(f"MLflow has no {address}: {tracking.reason(error)}") from None
     found = list(Path(folder).rglob("*.keras"))
-    if len(found) != 1:
+    interpolation = found[0].with_name("interpolation") if len(found) == 1 else None
+    if not interpolation or not interpolation.exists():
         raise UserError(f"{address} is not a model of this pipeline's")
-    return found[0], found[0].with_name("interpolation").read_text(encoding="utf-8")
+    return found[0], interpolation.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
