@@ -1,44 +1,55 @@
-# Cats or dogs. Nothing but Python 3.10-3.13 and git is needed beforehand; `make` lists the targets.
+# Cats or dogs. It needs Python 3.11 to 3.13 and git; `make` lists the targets.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
 PHOTOGRAPHS ?= microsoft
 WEIGHTS ?= imagenet
+COMPILE := uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--fork-strategy fewest --custom-compile-command "make requirements" pyproject.toml
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help repro verify experiments test lint sync ui champion bench requirements clean
+.PHONY: help repro verify experiments test test-all lint sync ui champion bench requirements clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-$(READY): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
-		{ echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.10 to 3.13 is needed: make PYTHON=python3.12" >&2; exit 1; }
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 to 3.13 is needed: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	"$(BIN)/python" -m pip install --quiet --requirement requirements.txt
-	PYTHONPATH=src "$(BIN)/python" -m catsdogs.plots_page
+	"$(BIN)/python" -m pip install --quiet -r requirements.txt -e .
+	"$(BIN)/catsdogs" plots-page
+	@touch $@
+
+$(DEV): $(READY) requirements-dev.txt
+	"$(BIN)/python" -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
 repro: $(READY)  ## rebuild whatever is out of date: the whole pipeline
 	"$(BIN)/dvc" repro
 
-verify: $(READY)  ## rebuild what is committed in a clone, and compare every output
-	PYTHONPATH=src "$(BIN)/python" -m catsdogs.verify
+verify: $(READY)  ## rebuild the last commit in a clone, and compare every output
+	"$(BIN)/catsdogs" verify
 
-experiments: $(READY)  ## list the experiments: accuracies, and which parameters they changed
-	@PYTHONPATH=src "$(BIN)/python" -m catsdogs.experiments
+experiments: $(READY)  ## list the experiments: accuracies, and the parameters they changed
+	@"$(BIN)/catsdogs" experiments
 
-test: $(READY)  ## run the tests
+test: $(DEV)  ## run the quick tests
 	"$(BIN)/python" -m pytest
 
-lint: $(READY)  ## check style and format
+test-all: $(DEV)  ## run all tests
+	"$(BIN)/python" -m pytest -m ""
+
+lint: $(DEV)  ## check style, format and types
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
 
 sync: $(READY)  ## record in MLflow what it lacks of the workspace and of DVC's experiments
-	PYTHONPATH=src "$(BIN)/python" -m catsdogs.sync
+	"$(BIN)/catsdogs" sync
 
 ui: $(READY)  ## look at the runs in MLflow, on http://127.0.0.1:5000
 	-@$(MAKE) --no-print-directory sync
@@ -50,14 +61,14 @@ ui: $(READY)  ## look at the runs in MLflow, on http://127.0.0.1:5000
 	esac
 
 champion: $(READY)  ## name the best model in MLflow's registry
-	PYTHONPATH=src "$(BIN)/python" -m catsdogs.champion
+	"$(BIN)/catsdogs" champion
 
-bench: $(READY)  ## measure against the notebook and other libraries: PHOTOGRAPHS=… WEIGHTS=…
-	"$(BIN)/python" benchmarks/bench.py --photographs "$(PHOTOGRAPHS)" --weights "$(WEIGHTS)"
+bench: $(DEV)  ## measure against the notebook: PHOTOGRAPHS=… WEIGHTS=… TORCH=1 (adds PyTorch)
+	"$(BIN)/python" benchmarks/bench.py --photographs "$(PHOTOGRAPHS)" --weights "$(WEIGHTS)" $(if $(TORCH),--torch)
 
-requirements:  ## pin requirements.txt anew from requirements.in (needs uv)
-	uv pip compile --quiet --upgrade --universal --python-version 3.10 \
-		--fork-strategy fewest requirements.in --output-file requirements.txt
+requirements:  ## pin both requirements files anew from pyproject.toml (needs uv)
+	$(COMPILE) --output-file requirements.txt
+	$(COMPILE) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 
 clean:  ## remove the environment, downloads, checkpoints and the tools' caches
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache dvc_plots
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache dvc_plots

@@ -1,10 +1,10 @@
-"""Measure the pipeline against the notebook and against other libraries, and print a table.
+"""Measure the pipeline against the notebook, other libraries and bare DVC, and print a table.
 
-    python benchmarks/bench.py                       # all of it, on the public photographs
-    python benchmarks/bench.py --only feeding steps  # some parts
+    python benchmarks/bench.py                           # all of it, on the public photographs
+    python benchmarks/bench.py --only inception memory   # some comparisons
 
-Every figure is a ratio of two things that were measured in turn, in CPU seconds, user and system,
-of a process and all that it started. What is made for it stays in `.cache/bench`.
+What is compared runs in turn, in one run, on one machine. Costs are CPU seconds, user and system,
+and wall time of whole processes. Working files are kept in `.cache/bench` until the next run.
 """
 
 from __future__ import annotations
@@ -14,82 +14,65 @@ import sys
 import time
 from pathlib import Path
 
-import evaluation
-import feeding
-import growth
-import inception
-import machine
 import overheads
-import steps
-import torch_environment
+import table
+import trainings
 import yaml
-from checkout import LOGS, REPOSITORY
 from measure import NotMeasured
-from photographs import Sources
-from table import Line, markdown, verdicts
+from table import Line
+from workplace import REPOSITORY, Bench
 
-PARTS = {
-    "feeding": feeding,
-    "steps": steps,
-    "inception": inception,
-    "evaluation": evaluation,
-    "overheads": overheads,
-    "growth": growth,
+COMPARISONS = {
+    "small-cnns": trainings.small_cnns,
+    "inception": trainings.inception,
+    "evaluation": trainings.evaluation,
+    "dvc": overheads.dvc,
+    "memory": overheads.memory,
 }
 
 
 def main() -> None:
-    """Run the parts that are asked for; status 1 if a line fails."""
+    """Run the comparisons that are asked for; the status is 1 if a line fails or has no figure."""
     arguments = _arguments()
-    LOGS.mkdir(parents=True, exist_ok=True)
-    sources = Sources(arguments.photographs, arguments.weights)
+    bench = Bench(
+        _absolute(arguments.photographs or ("sample" if arguments.quick else "microsoft")),
+        _absolute(arguments.weights or ("random" if arguments.quick else "imagenet")),
+        arguments.torch,
+        arguments.quick,
+    )
     lines: list[Line] = []
-    for name in arguments.only or PARTS:
+    for name in arguments.only or COMPARISONS:
         began = time.perf_counter()
-        measured = _part(name, sources)
-        print(markdown(measured, {}), file=sys.stderr)  # now, should a later part be interrupted
+        try:
+            lines += COMPARISONS[name](bench)
+        except NotMeasured as error:
+            lines.append(Line(name, why_not=str(error)))
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-        lines += measured
-    text = _page(lines)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text, encoding="utf-8")
-    sys.exit(any(line.verdict == "FAIL" for line in lines))
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    page = [table.markdown(lines), table.machine(params["runtime"]), table.verdicts(lines)]
+    if bench.quick:
+        page.append("A quick run: the figures mean nothing.")
+    print("\n".join(page))
+    sys.exit(any(line.verdict not in ("", "PASS") for line in lines))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--photographs", type=_source, default="microsoft", help="a data.source")
     parser.add_argument(
-        "--weights", type=_source, default="imagenet", help="a train_inception.weights"
+        "--only", nargs="+", choices=COMPARISONS, metavar="NAME", help=", ".join(COMPARISONS)
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="where to write the table, too"
-    )
+    parser.add_argument("--photographs", help="a value of data.source (default: microsoft)")
+    parser.add_argument("--weights", help="of train_inception.weights (default: imagenet)")
+    parser.add_argument("--torch", action="store_true", help="PyTorch, too: installs 5.5 GB")
+    parser.add_argument("--quick", action="store_true", help="only show that everything runs")
     return parser.parse_args()
 
 
-def _source(value: str) -> str:
-    """A word or a URL as it is; a path so that it holds anywhere."""
-    return str(Path(value).resolve()) if Path(value).exists() else value
-
-
-def _part(name: str, sources: Sources) -> list[Line]:
-    part = PARTS[name]
-    try:
-        return part.measure(sources)
-    except NotMeasured as error:
-        return [Line(part.PART, "everything", why_not=str(error))]
-
-
-def _page(lines: list[Line]) -> str:
-    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
-    notes = {part.PART: part.NOTE for part in PARTS.values()}
-    described = machine.describe(params["runtime"], torch_environment.PYTHON)
-    return f"{markdown(lines, notes)}\n## Measured on\n\n{described}\n\n{verdicts(lines)}\n"
+def _absolute(source: str) -> str:
+    """Return a word or a URL as it is, and a path so that it holds anywhere."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
 
 
 if __name__ == "__main__":

@@ -1,34 +1,25 @@
-"""The notebook as a contender, written afresh for today's Keras with TensorFlow's defaults.
+"""The notebook, written afresh for today's Keras, with TensorFlow as it comes.
 
-    notebook.py feeding FOLDERS
-    notebook.py training FOLDERS plain|augmented STEPS
-    notebook.py inception FOLDERS WEIGHTS STEPS
+    notebook.py plain|augmented FOLDERS
+    notebook.py inception WEIGHTS FOLDERS
 
-FOLDERS has `train` and `validation`, each with the folders `cat` and `dog`; WEIGHTS is a value of
-`train_inception.weights`.
+trains for one epoch, as long as the plan of `probe.py` says. FOLDERS has `train` and `validation`,
+each with the folders `cat` and `dog`. WEIGHTS is `imagenet`, `random` or a file.
 """
 
 import sys
-from pathlib import Path
 
 import keras
 import tensorflow as tf
-from consume import consumer
-from contender import Referee
 from keras import layers
-from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
-from pauses import bare_steps, pauses
-from trainings import VALIDATION
+from probe import Probe, measure_keras
 
 SIZE, BATCH = 150, 32
 RANGES = ("width_shift_range", "height_shift_range", "shear_range", "zoom_range")
-PLAIN, AUGMENTED = 50, 15  # batches of a round
-
-Batches = tf.keras.preprocessing.image.Iterator
 
 
-def generator(folder: Path, augmented: bool = False) -> Batches:
-    """The notebook's batches of a folder: pixels of 0-1 and labels, in a random order."""
+def generator(folder: str, augmented: bool = False) -> keras.utils.PyDataset:
+    """Return the notebook's batches of a folder: pixels from 0 to 1, and labels."""
     ranges = dict.fromkeys(RANGES, 0.2) if augmented else {}
     images = tf.keras.preprocessing.image.ImageDataGenerator(rescale=1 / 255, **ranges)
     return images.flow_from_directory(
@@ -36,25 +27,8 @@ def generator(folder: Path, augmented: bool = False) -> Batches:
     )
 
 
-def feeding(referee: Referee, folders: str) -> None:
-    """Give batches to nobody, from the dataset that `fit` makes of a generator."""
-    train = Path(folders) / "train"
-    tasks = {"plain": PLAIN, "augmented": AUGMENTED}
-    referee.serve(
-        {
-            kind: consumer(fit_takes(generator(train, kind == "augmented")), count)
-            for kind, count in tasks.items()
-        }
-    )
-
-
-def fit_takes(batches: Batches) -> tf.data.Dataset:
-    """Return what `fit` makes of the notebook's batches, pass after pass."""
-    return PyDatasetAdapter(batches).get_tf_dataset().repeat()
-
-
 def cnn() -> keras.Model:
-    """The notebook's small network, compiled."""
+    """Return the small network."""
     model = keras.Sequential([keras.Input((SIZE, SIZE, 3))])
     for filters in (32, 64, 128):
         model.add(layers.Conv2D(filters, 3, activation="relu"))
@@ -63,71 +37,42 @@ def cnn() -> keras.Model:
     model.add(layers.Dense(128, activation="relu"))
     model.add(layers.Dense(512, activation="relu"))
     model.add(layers.Dense(1, activation="sigmoid"))
-    model.compile(
-        optimizer=keras.optimizers.Adam(), loss="binary_crossentropy", metrics=["accuracy"]
-    )
     return model
 
 
-def inception(file: Path | None) -> keras.Model:
-    """The notebook's frozen trunk and its head, compiled."""
+def inception(weights: str) -> keras.Model:
+    """Return the frozen trunk with its head."""
+    known = None if weights == "random" else weights
     trunk = keras.applications.InceptionV3(
-        include_top=False, weights=None, input_shape=(SIZE, SIZE, 3)
+        include_top=False, weights=known, input_shape=(SIZE, SIZE, 3)
     )
-    if file:
-        trunk.load_weights(file)
-    for layer in trunk.layers:
-        layer.trainable = False
+    trunk.trainable = False
     signal = layers.Flatten()(trunk.get_layer("mixed7").output)
     signal = layers.Dense(1024, activation="relu")(signal)
     signal = layers.Dropout(0.2)(signal)
-    model = keras.Model(trunk.input, layers.Dense(1, activation="sigmoid")(signal))
+    return keras.Model(trunk.input, layers.Dense(1, activation="sigmoid")(signal))
+
+
+def main(kind: str, folders: str, weights: str) -> None:
+    """Train for one epoch."""
+    probe = Probe()
+    measure_keras(probe)
+    model = inception(weights) if kind == "inception" else cnn()
+    rmsprop = keras.optimizers.RMSprop(learning_rate=1e-4)
     model.compile(
-        optimizer=keras.optimizers.RMSprop(learning_rate=1e-4),
+        optimizer=rmsprop if kind == "inception" else keras.optimizers.Adam(),
         loss="binary_crossentropy",
         metrics=["accuracy"],
     )
-    return model
-
-
-def training(referee: Referee, folders: str, kind: str, steps: str) -> None:
-    """Train the small network."""
-    train = generator(Path(folders) / "train", augmented=kind == "augmented")
-    fit_in_turns(referee, cnn(), train, generator(Path(folders) / "validation"), int(steps))
-
-
-def transfer(referee: Referee, folders: str, weights: str, steps: str) -> None:
-    """Train the head upon the trunk."""
-    from catsdogs.weights import locate
-
-    train = generator(Path(folders) / "train", augmented=True)
-    model = inception(locate(weights))
-    fit_in_turns(referee, model, train, generator(Path(folders) / "validation"), int(steps))
-
-
-def fit_in_turns(
-    referee: Referee, model: keras.Model, train: Batches, validation: Batches, steps: int
-) -> None:
-    """Train for one epoch of so many steps that stop now and then."""
-
-    def validate() -> int:
-        model.evaluate(validation, steps=VALIDATION, verbose=0)
-        return VALIDATION
-
-    # Of unknown length, as Keras declares what it takes from a generator: nothing is traced twice.
-    signature = (tf.TensorSpec((None, SIZE, SIZE, 3)), tf.TensorSpec((None,)))
-    batch = tf.data.Dataset.from_generator(lambda: train, output_signature=signature)
-    tasks = {"bare": bare_steps(model, batch), "validate": validate}
     model.fit(
-        train,
-        steps_per_epoch=steps,
-        validation_data=validation,
-        validation_steps=VALIDATION,
-        callbacks=[pauses(referee, tasks)],
+        generator(f"{folders}/train", augmented=kind != "plain"),
+        steps_per_epoch=1 + probe.plan["fit"] * (1 + probe.plan["rounds"]),
+        validation_data=generator(f"{folders}/validation"),
+        validation_steps=probe.plan["validate"],
         verbose=2,
     )
 
 
 if __name__ == "__main__":
-    commands = {"feeding": feeding, "training": training, "inception": transfer}
-    commands[sys.argv[1]](Referee(), *sys.argv[2:])
+    kind, *weights, folders = sys.argv[1:]
+    main(kind, folders, *weights or ["random"])

@@ -1,120 +1,101 @@
-"""Overheads: what `dvc repro` costs with nothing to do, and stages before they do anything."""
+"""What the pipeline costs besides computing: DVC, and memory as the number of images grows."""
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
 import sys
+import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import yaml
-from checkout import LOGS, REPOSITORY, WORK, Checkout, environment
-from measure import Sample, Usage, cost, ratio, run
-from photographs import Sources
-from table import Bound, Line, seconds
+from measure import Usage
+from table import Line, compare, figure, peak
+from trainings import INCEPTION, KINDS
+from workplace import Bench, Clone, photographs
 
-PART = "Overheads"
 ROUNDS = 5
 STAGES = 7
-NOTE = f"""\
-CPU / wall. The trivial pipeline copies a file {STAGES} times, one dependency and one output a
-stage. A stage's start is its script imported by a fresh interpreter, its `main` not called."""
-LIGHT = ("download", "split", "compare")  # which need neither TensorFlow nor MLflow
-START = "import runpy; runpy.run_path('src/{}.py', run_name='imported')"
-# Every Python process that ends leaves its number if it has loaded TensorFlow.
-WITNESS = """\
-import atexit, os, pathlib, sys
-def tell():
-    if "tensorflow" in sys.modules:
-        pathlib.Path({folder!r}, str(os.getpid())).touch()
-atexit.register(tell)
-"""
-
-# The whole pipeline on very few drawn images.
-FEW = {"epochs": 1, "steps_per_epoch": 2, "validation_steps": 1, "batch_size": 4}
-CNN = FEW | {"filters": [4, 4], "dense": [8]}
-TINY = {
-    "data": {"sample_images": 60},
-    "split": {"image_size": 76},
-    "runtime": {"rehearsal": 1},
-    "train_basic": CNN,
-    "train_augmented": CNN,
-    "train_inception": FEW | {"dense": [8], "untrained": {"statistics_batches": 1}},
-    "evaluate": {"mistakes": 2, "hits": 2, "same_images": 2},
-}
+FILES, SIZE = 25_000, 4_096  # files, and bytes of each
+IMAGES = (5_000, 25_000, 100_000)
+DVC = (sys.executable, "-m", "dvc")
 
 
-def measure(_: Sources) -> list[Line]:
-    """Measure what does not depend on the images."""
-    checkout = Checkout("tiny", TINY)
-    checkout.repro()
-    return [
-        _nothing_to_do(checkout),
-        *(_start(checkout, stage) for stage in LIGHT),
-        _imports(checkout),
-    ]
-
-
-def _nothing_to_do(checkout: Checkout) -> Line:
-    folders = checkout.path, trivial_pipeline(WORK / "trivial")
-    rounds = [[_sample(_repro(folder)) for folder in folders] for _ in range(ROUNDS)]
-    ours, other = zip(*rounds, strict=True)
-    what = "`dvc repro` with nothing to do / in a trivial pipeline"
-    texts = seconds(cost(ours)), seconds(cost(other))
-    return Line(PART, what, *texts, *ratio(ours, other), Bound("≤", 1.3))
-
-
-def _repro(folder: Path, *arguments: str, **variables: str) -> Usage:
-    command = [sys.executable, "-m", "dvc", "repro", *arguments]
-    return run(command, folder, environment(**variables), LOGS / f"{folder.name}-repro.log")
-
-
-def _sample(used: Usage) -> Sample:
-    return Sample(1, used.cost)
-
-
-def trivial_pipeline(folder: Path) -> Path:
-    """Make a Git repository whose pipeline copies a file again and again, all up to date."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def dvc(bench: Bench) -> list[Line]:
+    """Compare `dvc repro` with a trivial pipeline's, and one file with one for each image."""
+    epoch = {"epochs": 1, "steps_per_epoch": 2, "validation_steps": 1}
+    data = {"data": {"sample_images": 60}}
+    ours = Clone("rehearsal", data | dict.fromkeys((*KINDS, INCEPTION), epoch))
+    trivial = Clone("trivial", {})
+    files = [f"file{number}" for number in range(1 + STAGES)]
     stages = {
-        f"copy{number}": {
-            "cmd": f"cp file{number} file{number + 1}",
-            "deps": [f"file{number}"],
-            "outs": [f"file{number + 1}"],
-        }
-        for number in range(STAGES)
+        f"make_{made}": {"cmd": f"cp {given} {made}", "deps": [given], "outs": [made]}
+        for given, made in pairwise(files)
     }
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    (folder / "file0").write_text("content\n")
-    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
-    run(["dvc", "init", "--quiet"], folder, environment(), LOGS / "trivial-init.log")
-    shutil.copy(REPOSITORY / ".dvc/config", folder / ".dvc/config")
-    _repro(folder)
-    return folder
+    (trivial.path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    (trivial.path / files[0]).write_text("content\n")
+    clones = (ours, trivial)
+    count = 1 + bench.few(ROUNDS)
+    rounds = [[clone.run(*DVC, "repro").cost for clone in clones] for _ in range(count)]
+    costs = np.mean(rounds[1:], axis=0)  # the first had something to do
+    what = "`dvc repro` with nothing to do / in a trivial pipeline"
+    line = compare(what, costs[0], costs[1], "≤ 1.3")
+    return [line, *_one_or_many(trivial, bench.few(FILES))]
 
 
-def start(checkout: Checkout, stage: str) -> Usage:
-    """Import a stage's script and do nothing."""
-    command = [sys.executable, "-c", START.format(stage)]
-    here = environment(PYTHONPATH="src")
-    return run(command, checkout.path, here, LOGS / f"start-{stage}.log")
+def _one_or_many(clone: Clone, files: int) -> list[Line]:
+    one, many = clone.path / "one", clone.path / "many"
+    many.mkdir()
+    for number in range(files):
+        (many / str(number)).write_bytes(os.urandom(SIZE))
+    one.write_bytes(os.urandom(SIZE * files))
+    lines = []
+    for command in ("add", "checkout"):
+        costs = [clone.run(*DVC, command, f"{path.name}").cost for path in (one, many)]
+        lines.append(compare(f"`dvc {command}` of one file / of {files:,}", costs[0], costs[1]))
+        one.unlink()
+        shutil.rmtree(many)
+    return lines
 
 
-def _start(checkout: Checkout, stage: str) -> Line:
-    used = cost([_sample(start(checkout, stage)) for _ in range(ROUNDS)])
-    bound = Bound("≤", 1, " s")
-    return Line(PART, f"start of `{stage}`", seconds(used), ratio=used.cpu, bound=bound)
+def memory(bench: Bench) -> list[Line]:
+    """Measure `download` and `split` on the photographs, and as the number of images grows."""
+    sizes = [bench.few(images) for images in IMAGES]
+    used: dict[str, list[Usage]] = {"download": [], "split": []}
+    for size in sizes:
+        clone = Clone("growth", {})
+        archive = clone.path / "noise.zip"
+        with ProcessPoolExecutor(1) as pool:  # this process stays small: a child begins as large
+            pool.submit(write_noise, archive, size).result()
+        counts = {"train": size * 4 // 5, "validation": size // 5, "image_size": 16}
+        clone.change_params({"data": {"source": str(archive)}, "split": counts})
+        for stage, usages in used.items():
+            usages.append(clone.stage(stage))
+        shutil.rmtree(clone.path)
+    lines = [peak(stage, usage) for stage, usage in zip(used, photographs(bench)[1], strict=True)]
+    for stage, usages in used.items():
+        fewer, more = (usage.peak / 1e9 for usage in usages[1:])
+        what = f"`{stage}`: peak memory, {sizes[2]:,} images / {sizes[1]:,}"
+        texts = [f"{figure(size)} GB" for size in (more, fewer)]
+        lines.append(Line(what, texts[0], texts[1], (more / fewer,), "≤ 1.2"))
+        lower, upper = 1e3 * np.diff([usage.cost[0] for usage in usages]) / np.diff(sizes)
+        what = f"`{stage}`: CPU of a further image, up to {sizes[2]:,} / up to {sizes[1]:,}"
+        texts = [f"{figure(each)} ms" for each in (upper, lower)]
+        lines.append(Line(what, texts[0], texts[1], (upper / lower,), "≤ 1.1"))
+    return lines
 
 
-def _imports(checkout: Checkout) -> Line:
-    """Count the processes of a training that load TensorFlow, which takes seconds each time."""
-    folder = WORK / "witness"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(WITNESS.format(folder=str(folder)))
-    again = ("--force", "--single-item", "train_basic")
-    _repro(checkout.path, *again, PYTHONPATH=str(folder))
-    count = sum(path.name.isdecimal() for path in folder.iterdir())
-    what = "processes of `dvc repro train_basic` that load TensorFlow"
-    return Line(PART, what, str(count), ratio=count, bound=Bound("≤", 1))
+def write_noise(archive: Path, images: int) -> None:
+    """Write an archive in Kaggle's layout, of small images of noise."""
+    from PIL import Image
+
+    rng = np.random.default_rng(1)
+    with zipfile.ZipFile(archive, "w") as opened:
+        for number in range(images):
+            content = BytesIO()
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(content, "JPEG")
+            opened.writestr(f"train/{('cat', 'dog')[number % 2]}.{number}.jpg", content.getvalue())

@@ -1,99 +1,121 @@
-"""The lines of the result: figures and bounds go in, a table with a verdict per line comes out."""
+"""The table: what was compared with what, what is asked of it, and where it was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+import os
+import platform
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
-from measure import Cost
+from measure import Cost, Usage
 
-HEADER = ("", "this pipeline", "compared with", "ratio", "in wall time", "asked", "verdict")
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What is asked of a ratio or a figure."""
-
-    sign: str  # ≤ or ≥
-    value: float
-    unit: str = ""  # of a figure that is no ratio
-    also_wall: bool = False  # asked of the wall time, too
-
-    def holds(self, measured: float) -> bool:
-        """Whether a figure is within the bound."""
-        return measured <= self.value if self.sign == "≤" else measured >= self.value
-
-    def __str__(self) -> str:
-        both = " (both)" if self.also_wall else ""
-        return f"{self.sign} {self.value:g}{self.unit}{both}"
+HEADER = ("", "this pipeline", "compared with", "ratio: CPU", "wall", "asked", "verdict")
+PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "opencv-python-headless", "dvc")
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table: what was compared with what, and what was asked of it."""
+    """A line of the table."""
 
-    part: str
     what: str
     ours: str = ""
     other: str = ""
-    ratio: float | None = None  # in CPU seconds, or the figure itself where nothing is compared
-    wall: float | None = None
-    bound: Bound | None = None
+    ratios: tuple[float, ...] = ()  # in CPU time and in wall time, or one figure
+    asked: str = ""  # of all ratios: `≤ 0.6` or `≥ 3`, with a unit if it is no ratio
     why_not: str = ""  # measured
 
     @property
     def verdict(self) -> str:
-        """`pass` or `FAIL`, or nothing where nothing is asked, or why there is no figure."""
-        if self.why_not:
-            return f"not measured: {self.why_not}"
-        if self.bound is None:
-            return ""
-        judged = [self.ratio, *([self.wall] if self.bound.also_wall else [])]
-        return "pass" if all(self.bound.holds(each) for each in judged) else "FAIL"
+        """PASS or FAIL, nothing where nothing is asked, or why there is no figure."""
+        if self.why_not or not self.asked:
+            return self.why_not and f"not measured: {self.why_not}"
+        sign, bound, *_ = self.asked.split()
+        holds = {"≤": operator.le, "≥": operator.ge}[sign]
+        return "PASS" if all(holds(ratio, float(bound)) for ratio in self.ratios) else "FAIL"
 
     def cells(self) -> list[str]:
-        """The line as texts, in the order of the header."""
-        unit = self.bound.unit if self.bound else ""
-        ratio = "" if self.ratio is None else f"{figure(self.ratio)}{unit}"
-        wall = "" if self.wall is None else figure(self.wall)
-        asked = "" if self.bound is None else str(self.bound)
-        return [self.what, self.ours, self.other, ratio, wall, asked, self.verdict]
+        """Return the line as texts, in the order of the header."""
+        cpu, wall = [*map(figure, self.ratios), "", ""][:2]
+        return [self.what, self.ours, self.other, cpu, wall, self.asked, self.verdict]
 
 
 def figure(value: float) -> str:
-    """A number with as many digits as are worth reading."""
+    """Write a number with as many digits as are worth reading."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 10 else f"{value:.3f}"
 
 
-def milliseconds(cost: Cost) -> str:
-    """A cost in milliseconds: CPU / wall."""
-    return f"{figure(1e3 * cost.cpu)} / {figure(1e3 * cost.wall)} ms"
-
-
 def seconds(cost: Cost) -> str:
-    """A cost in seconds: CPU / wall."""
-    return f"{figure(cost.cpu)} / {figure(cost.wall)} s"
+    """Write a cost in seconds, or in milliseconds if it is small: CPU / wall."""
+    scale, unit = (1, "s") if cost[0] >= 2 else (1e3, "ms")
+    return f"{' / '.join(map(figure, scale * cost))} {unit}"
 
 
-def markdown(lines: Sequence[Line], notes: dict[str, str]) -> str:
-    """Write one table for each part, each followed by what is to be known about it."""
-    parts = list(dict.fromkeys(line.part for line in lines))
-    return "\n".join(
-        _part(part, [line for line in lines if line.part == part], notes.get(part, ""))
-        for part in parts
-    )
+def rate(cost: Cost) -> str:
+    """Write what one unit costs as units per second: of CPU / of wall time."""
+    return " / ".join(f"{each:,.0f}" for each in 1 / cost)
 
 
-def _part(part: str, lines: Sequence[Line], note: str) -> str:
+def compare(
+    what: str, ours: Cost, other: Cost, asked: str = "", show: Callable[[Cost], str] = seconds
+) -> Line:
+    """Divide our cost by the other, or the other by ours if more is better (`≥`)."""
+    ratios = other / ours if asked.startswith("≥") else ours / other
+    return Line(what, show(ours), show(other), tuple(ratios), asked)
+
+
+def peak(stage: str, used: Usage) -> Line:
+    """Say how much memory the largest process of a stage held."""
+    return Line(f"`{stage}`: peak memory", "", "", (used.peak / 1e9,), "≤ 2 GB")
+
+
+def markdown(lines: Iterable[Line]) -> str:
+    """Write lines as a table in Markdown."""
     rows = [HEADER, ("---",) * len(HEADER), *(line.cells() for line in lines)]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"## {part}\n\n{table}\n" + (f"\n{note}\n" if note else "")
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def verdicts(lines: Sequence[Line]) -> str:
-    """Count the verdicts: one line."""
-    counts = [
-        f"{sum(line.verdict.startswith(kind) for line in lines)} {name}"
-        for kind, name in (("pass", "pass"), ("FAIL", "fail"), ("not measured", "not measured"))
-    ]
-    return ", ".join(counts)
+    """Count the verdicts."""
+    kinds = ("PASS", "FAIL", "not measured")
+    return ", ".join(f"{sum(x.verdict.startswith(kind) for x in lines)} {kind}" for kind in kinds)
+
+
+def machine(runtime: Mapping[str, Any]) -> str:
+    """Describe the machine and the packages, as a list in Markdown.
+
+    Args:
+        runtime: the section of `params.yaml`.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    found = {
+        package.name.lower().replace("_", "-"): package.version
+        for package in metadata.distributions()
+    }
+    packages = [f"{name} {found[name]}" for name in PACKAGES if name in found]
+    return (
+        f"- {processor()}, {os.cpu_count()} cores, {memory:.1f} GiB\n"
+        f"- {platform.system()} {platform.release()}, Python {platform.python_version()}, "
+        f"{', '.join(packages)}\n"
+        f"- `runtime`: {', '.join(f'{name} {value}' for name, value in runtime.items())}; "
+        "the notebook has TensorFlow's defaults\n"
+    )
+
+
+def processor() -> str:
+    """Name the processor, its family and model, and its vector instructions."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # this is not Linux
+        text = ""
+    found = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
+    if "model name" not in found:
+        return platform.processor() or platform.machine()
+    has = [name for name in INSTRUCTIONS if name in found.get("flags", "").split()]
+    family, model = found.get("cpu family", "?"), found.get("model", "?")
+    return f"{found['model name']} (family {family}, model {model}; {', '.join(has)})"

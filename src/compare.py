@@ -1,4 +1,4 @@
-"""Stage `compare`: the three models side by side, and beside the notebook's published figures.
+"""Stage `compare`: the models side by side, and beside the notebook's published figures.
 
 In: what all stages before measured and drew. Out: `metrics/compare.json`; `metrics/compare.md`,
 the table for people; `plots/compare.csv` and `plots/compare.png`, all learning curves;
@@ -9,15 +9,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from catsdogs import figures, layout, params, recording, report, stage
+from catsdogs import layout, params, stage
+from catsdogs.evaluation.significance import mcnemar_tests
 from catsdogs.files import write_csv, write_json, write_text
-from catsdogs.report import Comparison
-from catsdogs.significance import mcnemar_tests
+from catsdogs.reporting import figures, report
+from catsdogs.reporting.report import Comparison
+from catsdogs.tracking import recording
 
 import pandas as pd
 from pydantic import Field
 
-BEFORE = ("download", "split", *layout.TRAININGS, "evaluate")
 # Validation accuracy and loss after the last epoch, as the original notebook printed them.
 NOTEBOOK = {
     "train_basic": {"val_accuracy": 0.8100, "val_loss": 0.3999},
@@ -35,26 +36,26 @@ class Evaluated(params.Section, extra="ignore"):
 
 
 def main() -> None:
+    names = params.load_models()
     settings = params.load("compare", Compare)
-    tests = mcnemar_tests(pd.read_csv(layout.PREDICTIONS), settings.significance)
+    curves, scores = read_curves(names), read_json(layout.metrics("evaluate"))
+    tests = mcnemar_tests(pd.read_csv(layout.PREDICTIONS), names, settings.significance)
     comparison = Comparison(
         drawn=params.load_text("data.source") == "sample",
-        runs={
-            "train_basic": params.load("train_basic", report.Run),
-            "train_augmented": params.load("train_augmented", report.Run),
-            "train_inception": params.load("train_inception", report.Run),
-        },
-        measured={name: read_json(layout.metrics(name)) for name in BEFORE},
-        notebook=NOTEBOOK,
+        download=read_json(layout.metrics("download")),
+        split=read_json(layout.metrics("split")),
+        facts={name: read_json(layout.facts(name)) for name in names},
+        last_epoch={name: last_epoch(curves[curves["model"] == name]) for name in names},
+        scores={name: scores[name] for name in names},
+        notebook={name: NOTEBOOK[name] for name in names if name in NOTEBOOK},
         tests=tests,
         confidence=params.load("evaluate", Evaluated).confidence,
         significance=settings.significance,
     )
-    write_json(layout.metrics("compare"), {"models": models(comparison), "mcnemar": tests})
-    curves = read_curves()
-    write_csv(layout.curves("compare"), list(curves), curves.itertuples(index=False))
-    draw_curves(curves, layout.figure("compare"))
-    draw_scores(layout.figure("compare_scores"))
+    write_json(layout.metrics("compare"), {"models": summarize(comparison), "mcnemar": tests})
+    write_csv(layout.ALL_CURVES, curves.columns.tolist(), curves.itertuples(index=False))
+    draw_curves(curves, layout.ALL_CURVES_FIGURE)
+    draw_scores(layout.ALL_SCORES_FIGURE)
     table = report.table(comparison)
     write_text(layout.COMPARISON, table)
     write_text(layout.REPORT, report.page(comparison))
@@ -66,39 +67,39 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_curves() -> pd.DataFrame:
+def read_curves(names: list[str]) -> pd.DataFrame:
     """All learning curves in one table, with the training stage's name in `model`."""
-    tables = []
-    for name in layout.TRAININGS:
-        table = pd.read_csv(layout.curves(name))
-        table.insert(0, "model", name)
-        tables.append(table)
-    return pd.concat(tables)
+    tables = {name: pd.read_csv(layout.curves(name)) for name in names}
+    return pd.concat(tables, names=["model"]).reset_index("model")
 
 
-def models(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """The figures that compare with the notebook's, by training stage."""
-    scores, measured = comparison.measured["evaluate"], comparison.measured
+def last_epoch(curves: pd.DataFrame) -> dict[str, float]:
+    last = curves.iloc[-1]
+    return {name: float(last[name]) for name in ("val_accuracy", "val_loss")}
+
+
+def summarize(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """The figures of each model that compare with the notebook's, and those where it has any."""
     return {
         name: {
-            "accuracy": scores[name]["accuracy"],
-            "val_accuracy": measured[name]["val_accuracy"],
-            "val_loss": measured[name]["val_loss"],
-            "notebook": comparison.notebook[name],
+            "accuracy": comparison.scores[name]["accuracy"],
+            **comparison.last_epoch[name],
+            **({"notebook": theirs} if (theirs := comparison.notebook.get(name)) else {}),
         }
-        for name in layout.TRAININGS
+        for name in comparison.models
     }
 
 
 def draw_curves(curves: pd.DataFrame, path: Path) -> None:
     figure = figures.new(columns=2, width=11)
+    colours = figures.colours(curves["model"].unique())
     for axes, quantity in zip(figure.axes, ("accuracy", "loss"), strict=True):
         for name, table in curves.groupby("model", sort=False):
-            colour, label = figures.COLOURS[name], figures.title(name)
+            colour, label = colours[str(name)], layout.title(str(name))
             axes.plot(table["epoch"], table[f"val_{quantity}"], "o-", color=colour, label=label)
             axes.plot(table["epoch"], table[quantity], "--", color=colour, alpha=0.6)
         axes.set(title=f"{quantity} (solid: validation, dashed: training)", xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True)
     figure.axes[0].legend()
     figures.save(figure, path)
 
@@ -108,12 +109,13 @@ def draw_scores(path: Path) -> None:
     kinds = ("ROC (dog is positive)", "roc"), ("calibration of P(dog)", "calibration")
     for axes, (heading, kind) in zip(figure.axes, kinds, strict=True):
         axes.plot([0, 1], [0, 1], ":", color="grey")
-        for name in layout.TRAININGS:
-            table = pd.read_csv(layout.SCORE_CURVES / f"{name}_{kind}.csv")
-            x, y = table.columns[:2]
-            colour, label = figures.COLOURS[name], figures.title(name)
+        curves = pd.read_csv(layout.SCORE_CURVES / f"{kind}.csv")
+        colours = figures.colours(curves["model"].unique())
+        x, y = curves.columns[1:3]
+        for name, table in curves.groupby("model", sort=False):
+            colour, label = colours[str(name)], layout.title(str(name))
             axes.plot(table[x], table[y], ".-", color=colour, label=label)
-            axes.set(title=heading, xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+        axes.set(title=heading, xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
     figure.axes[0].legend()
     figures.save(figure, path)
 

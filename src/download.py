@@ -1,17 +1,20 @@
-"""Stage `download`: from wherever `data.source` says, to one archive with `cat/…` and `dog/…`.
+"""Stage `download`: bring the photographs of `data.source` into one archive.
 
 In: the drawn sample, a public archive, Kaggle, a path or a URL.
-Out: `data/raw/images.zip`, the images' bytes as they came; `metrics/download.json`.
+Out: `data/raw/images.zip`, with `cat/…` and `dog/…`, the files' bytes as they came;
+`metrics/download.json`.
 """
 
 from pathlib import Path
 from typing import Annotated
 
-from catsdogs import archives, downloads, drawing, layout, params, stage, weights
-from catsdogs.archives import Limits, Stored
-from catsdogs.downloads import Remote
+from catsdogs import layout, params, stage
+from catsdogs.data import archives, downloads, sample
+from catsdogs.data.archives import Limits, Stored
+from catsdogs.data.downloads import Remote
 from catsdogs.files import digest, write_json, write_zip
 from catsdogs.layout import CLASSES
+from catsdogs.models import weights
 from catsdogs.stage import UserError
 
 from pydantic import Field
@@ -33,7 +36,7 @@ class Data(params.Section):
 
 def main() -> None:
     data = params.load("data", Data)
-    # A training stage needs the weights, but a machine without network should learn it now.
+    # Only a later stage needs the weights. A machine without network should fail now, not then.
     weights.locate(params.load_text("train_inception.weights"))
     if data.source == "sample":
         source, stored = layout.ARCHIVE, draw(data)
@@ -45,15 +48,16 @@ def main() -> None:
 
 
 def draw(data: Data) -> Stored:
-    write_zip(layout.ARCHIVE, drawing.sample(data.sample_images, data.sample_seed))
+    """Draw the sample, half of it cats."""
+    write_zip(layout.ARCHIVE, sample.sample(data.sample_images, data.sample_seed))
     return Stored(dict.fromkeys(CLASSES, data.sample_images // 2), [])
 
 
 def locate(source: str) -> Path:
-    """Return the local path of a source, downloaded if need be.
+    """Return the local path of a source. Download it if necessary.
 
     Raises:
-        UserError: it is no known word, path or URL, or cannot be fetched.
+        UserError: it is no known word, path or URL, or cannot be downloaded.
     """
     if source == "microsoft":
         return downloads.fetch(MICROSOFT)
@@ -71,7 +75,7 @@ def locate(source: str) -> Path:
 
 
 def report(source: str, hashed: Path, stored: Stored) -> None:
-    # A path or an address says where this machine has the file, not what it is.
+    # Of a path or URL only the name: the rest says where this machine has it, not what it is.
     named = source in ("sample", "microsoft", "kaggle")
     name = source if named else Path(source.partition("?")[0]).name
     write_json(

@@ -1,10 +1,10 @@
-"""Stage `evaluate`: every validation image through every model.
+"""Stage `evaluate`: every validation image through every model of `evaluate.models`.
 
-In: the split, the three models. Out: `data/predictions.csv`; `metrics/evaluate.json`; in
-`plots/evaluate/curves`, for each model, its ROC, precision-recall and calibration curves and its
-confusions; in `plots/evaluate/pictures`, what the small CNNs look for and find, and where each
-model looked in its worst mistakes, in its best hits and in images that are the same in every
-experiment.
+In: the split, the models. Out: `data/predictions.csv`, P(dog) of each image by each model;
+`metrics/evaluate.json`, the scores; in `plots/evaluate/curves`, of all models, the ROC,
+precision-recall and calibration curves and the confusions; in `plots/evaluate/pictures`, where
+each model looked in its worst mistakes, in its best hits and in images that are the same in every
+experiment, and the filters and feature maps of small CNNs.
 """
 
 from __future__ import annotations
@@ -15,23 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from catsdogs import (
-    checkpoints,
-    convolutions,
-    examples,
-    explanations,
-    figures,
-    layout,
-    models,
-    params,
-    runtime,
-    scores,
-    stage,
-)
-from catsdogs.batches import FixedBatches, Subset, dataset, read_subset
+from catsdogs import layout, params, runtime, stage
+from catsdogs.data.batches import FixedBatches, PixelReader, Subset, dataset, read_subset
+from catsdogs.evaluation import convolutions, examples, scores
+from catsdogs.evaluation.gradcam import GradCam
 from catsdogs.files import write_csv, write_json
-from catsdogs.gradcam import heat
-from catsdogs.pixels import PixelReader
+from catsdogs.models import saved
+from catsdogs.reporting import explanations
+from catsdogs.reporting.explanations import HeatMaps
+from catsdogs.stage import UserError
+from catsdogs.training import checkpoints
 
 import numpy as np
 import pandas as pd
@@ -40,14 +33,11 @@ from pydantic import Field
 if TYPE_CHECKING:
     import keras
 
-
-# Those whose convolutions can be shown on a page; Inception's are far too many.
-CNNS = ("train_basic", "train_augmented")
-
 Pictures = Annotated[params.Whole, Field(ge=2, le=60, multiple_of=2)]  # half of them cats
 
 
 class Evaluate(params.Section):
+    models: list[str]
     batch_size: params.Count
     confidence: Annotated[params.Real, Field(gt=0, lt=1)]
     calibration_bins: Annotated[params.Whole, Field(ge=2, le=100)]
@@ -58,101 +48,119 @@ class Evaluate(params.Section):
 
 
 def main() -> None:
+    names = params.load_models()
+    refuse_leftovers()
     settings = params.load("evaluate", Evaluate)
     began = time.time_ns()
     runtime.pin(params.load("runtime", runtime.Runtime))
     pixels, subset = PixelReader(layout.PIXELS), read_subset(layout.VALIDATION)
-    batches = FixedBatches(pixels, subset, settings.batch_size)
-    predictions = pd.DataFrame({"name": subset.names, "label": subset.labels.astype(int)})
-    loaded = {name: models.load(layout.model(name)) for name in layout.TRAININGS}
-    results = {}
-    for name, model in loaded.items():
-        predictions[name] = predict(model, batches).round(scores.PROBABILITY_DIGITS)
-        labels, probabilities = predictions["label"].to_numpy(), predictions[name].to_numpy()
-        results[name] = scores.score(
-            labels, probabilities, settings.confidence, settings.calibration_bins
-        )
-        write_curves(name, labels, probabilities, settings.calibration_bins)
-        print(f"{name}: accuracy {results[name]['accuracy']:.4f} on {len(labels):,} images")
-    write_csv(layout.PREDICTIONS, list(predictions), predictions.itertuples(index=False))
-    write_json(layout.metrics("evaluate"), results)
-    for name in CNNS:
-        draw_convolutions(name, loaded[name], pixels, subset, settings.channels)
-    draw_looks(settings, predictions, partial(look, loaded, pixels, subset, predictions))
-    # DVC hashes whole folders: what earlier code has left there must go.
+    models = {name: saved.load(layout.model(name)) for name in names}
+    cams = {name: GradCam(model) for name, model in models.items()}
+    predictions = predict(models, FixedBatches(pixels, subset, settings.batch_size))
+    write_scores(predictions, subset, settings)
+    for name, model in models.items():
+        if convolutions.can_be_drawn(model):
+            draw_convolutions(name, model, pixels, subset, settings.channels)
+    draw_heat_maps(predictions, cams, pixels, subset, settings)
+    # DVC hashes whole folders, so what earlier code has left there must go.
     for path in (*layout.SCORE_CURVES.iterdir(), *layout.PICTURES.iterdir()):
         if path.stat().st_mtime_ns < began:
             path.unlink()
     checkpoints.remove_recorded()
 
 
-def predict(model: keras.Model, batches: FixedBatches) -> np.ndarray:
-    """Return P(dog) for every image of the batches, float64, N."""
-    images = dataset(batches, 0, len(batches))
-    return model.predict(images, verbose=0)[:, 0].astype(np.float64)
+def refuse_leftovers() -> None:
+    """Refuse files that no training stage makes: DVC would record them with the folder.
+
+    Raises:
+        UserError: there is such a file.
+    """
+    known = (".", *(name for name in params.read() if name.startswith("train_")))
+    for folder in (layout.MODELS, layout.TRAINING_PLOTS):
+        for path in sorted(folder.iterdir()):
+            if not path.name.startswith(known):
+                raise UserError(f"{path} is of no training in params.yaml: move it elsewhere")
 
 
-def write_curves(name: str, labels: np.ndarray, probabilities: np.ndarray, bins: int) -> None:
-    tables = {
-        "roc": scores.roc(labels, probabilities),
-        "precision_recall": scores.precision_recall(labels, probabilities),
-        "calibration": scores.calibration(labels, probabilities, bins),
-        "confusion": scores.confusion(labels, probabilities),
+def predict(models: dict[str, keras.Model], batches: FixedBatches) -> dict[str, np.ndarray]:
+    """Return each model's P(dog) for every image, float64, N."""
+    predictions = {}
+    for name, model in models.items():
+        found = model.predict(dataset(batches, 0, len(batches)), verbose=0)[:, 0]
+        predictions[name] = found.astype(np.float64).round(scores.PROBABILITY_DIGITS)
+    return predictions
+
+
+def write_scores(predictions: dict[str, np.ndarray], subset: Subset, settings: Evaluate) -> None:
+    """Write predictions, scores and, for all models in one table each, curves."""
+    labels, bins = subset.labels.astype(int), settings.calibration_bins
+    write_table(
+        layout.PREDICTIONS, pd.DataFrame({"name": subset.names, "label": labels, **predictions})
+    )
+    results = {}
+    for name, found in predictions.items():
+        results[name] = scores.score(labels, found, settings.confidence, bins)
+        print(f"{name}: accuracy {results[name]['accuracy']:.4f} on {len(labels):,} images")
+    write_json(layout.metrics("evaluate"), results)
+    curves: dict[str, Callable[..., pd.DataFrame]] = {
+        "roc": scores.roc,
+        "precision_recall": scores.precision_recall,
+        "calibration": partial(scores.calibration, bins=bins),
+        "confusion": scores.confusion,
     }
-    for kind, table in tables.items():
-        path = layout.SCORE_CURVES / f"{name}_{kind}.csv"
-        write_csv(path, list(table), table.itertuples(index=False))
+    for kind, compute in curves.items():
+        tables = {name: compute(labels, found) for name, found in predictions.items()}
+        table = pd.concat(tables, names=["model"]).reset_index("model")
+        write_table(layout.SCORE_CURVES / f"{kind}.csv", table)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    write_csv(path, table.columns.tolist(), table.itertuples(index=False))
 
 
 def draw_convolutions(
     name: str, model: keras.Model, pixels: PixelReader, subset: Subset, channels: int
 ) -> None:
     """Draw what a CNN looks for, and what it finds in the first cat and the first dog."""
-    colours = convolutions.as_colours(convolutions.first_kernels(model))
-    explanations.draw_filters(name, colours, picture(f"{name}_filters"))
-    both = examples.first_of_each(subset.labels, 2)
+    kernels = convolutions.kernels_to_rgb(convolutions.first_kernels(model))
+    explanations.draw_filters(name, kernels, picture(f"{name}_filters"))
+    both = examples.first_of_each_class(subset.labels, 2)
     images, labels = pixels[subset.rows[both]], subset.labels[both]
     maps = convolutions.feature_maps(model, images)
-    chosen = [convolutions.varied(each, channels) for each in maps]
+    chosen = [convolutions.select_distinct_channels(each, channels) for each in maps]
     path = picture(f"{name}_feature_maps")
     explanations.draw_feature_maps(name, images, labels, maps, chosen, path)
 
 
-def draw_looks(
-    settings: Evaluate,
-    predictions: pd.DataFrame,
-    look: Callable[[np.ndarray], explanations.Looks],
-) -> None:
-    """Draw where the models looked: each one's worst and best, and what stays the same."""
-    labels = predictions["label"].to_numpy()
-    for name in layout.TRAININGS:
-        model, probabilities = figures.title(name), predictions[name].to_numpy()
-        worst = look(examples.worst_mistakes(labels, probabilities, settings.mistakes))
-        best = look(examples.best_hits(labels, probabilities, settings.hits))
-        mistakes, hits = picture(f"{name}_mistakes"), picture(f"{name}_hits")
-        explanations.draw_looks(f"{model}: its worst mistakes", worst, mistakes, name)
-        explanations.draw_looks(f"{model}: its best hits", best, hits, name)
-    same = look(examples.first_of_each(labels, settings.same_images))
-    heading = "The same images in every experiment"
-    explanations.draw_looks(heading, same, picture("same_images"))
-
-
-def look(
-    loaded: dict[str, keras.Model],
+def draw_heat_maps(
+    predictions: dict[str, np.ndarray],
+    cams: dict[str, GradCam],
     pixels: PixelReader,
     subset: Subset,
-    predictions: pd.DataFrame,
-    places: np.ndarray,
-) -> explanations.Looks:
-    """Find what speaks for each model's answer to some of the images."""
-    images = pixels[subset.rows[places]]
-    return explanations.Looks(
-        images,
-        [subset.names[place] for place in places],
-        subset.labels[places],
-        {name: heat(model, images) for name, model in loaded.items()},
-        {name: predictions[name].to_numpy()[places] for name in loaded},
-    )
+    settings: Evaluate,
+) -> None:
+    """Draw where all models looked: in each one's worst and best, and in the same images."""
+
+    def draw(places: np.ndarray, heading: str, path: Path, subject: str = "") -> None:
+        images = pixels[subset.rows[places]]
+        shown = HeatMaps(
+            images,
+            [subset.names[place] for place in places],
+            subset.labels[places],
+            {name: cam(images) for name, cam in cams.items()},
+            {name: found[places] for name, found in predictions.items()},
+        )
+        explanations.draw_heat_maps(heading, shown, path, subject)
+
+    labels = subset.labels
+    for name, found in predictions.items():
+        title = layout.title(name)
+        worst = examples.worst_mistakes(labels, found, settings.mistakes)
+        draw(worst, f"{title}: its worst mistakes", picture(f"{name}_mistakes"), name)
+        best = examples.best_hits(labels, found, settings.hits)
+        draw(best, f"{title}: its best hits", picture(f"{name}_hits"), name)
+    same = examples.first_of_each_class(labels, settings.same_images)
+    draw(same, "The same images in every experiment", picture("same_images"))
 
 
 def picture(name: str) -> Path:

@@ -2,24 +2,23 @@
 
 In: `data/raw/images.zip`.
 Out: `data/split/images.npy`, every usable image, uint8, N×size×size×3; `train.csv` and
-`validation.csv` beside it, with the row, name and label of each image; `rejected.csv`, what could
-not be used and why; `metrics/split.json`.
+`validation.csv`, with the row, name and label of each image; `rejected.csv`, the images that
+cannot be used, and why; `metrics/split.json`.
 
-With `split.tuning`, so many of the training images stand in `validation.csv` instead, and the
-validation images in neither table: no later stage sees what is to judge at the end.
+With `split.tuning`, `validation.csv` holds that many of the training images instead, and no table
+holds the validation images. So no later stage sees the images that judge at the end.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from catsdogs import layout, params, stage
+from catsdogs.data.images import decode_archive
 from catsdogs.files import replacing, write_csv, write_json
-from catsdogs.images import decode_archive
 from catsdogs.layout import CLASSES
-from catsdogs.pixels import PixelWriter
 from catsdogs.stage import UserError
 
 import numpy as np
@@ -37,12 +36,17 @@ class Split(params.Section):
     max_megapixels: Annotated[params.Real, Field(gt=0, le=178)]
     seed: params.Seed
 
+    @property
+    def judge(self) -> str:
+        """The side that later stages measure the models by."""
+        return "tuning" if self.tuning else "validation"
+
 
 class Picture(NamedTuple):
     row: int
     name: str
     label: int  # the position of its class in CLASSES
-    digest: bytes  # equal for images that are the same to the pixel
+    digest: bytes  # equal for images with the same pixels
 
 
 def main() -> None:
@@ -50,58 +54,49 @@ def main() -> None:
     if split.tuning >= split.train:
         raise UserError("split.tuning should be less than split.train, of which it is a part")
     with replacing(layout.PIXELS) as part:
-        pictures, rejected = store(split, part)
+        pictures, rejected = decode(split, part)
         write_csv(layout.REJECTED, ["name", "reason"], rejected)
         sides = draw(pictures, split)
-    judge = "tuning" if split.tuning else "validation"
     # In the order of the draw, so that the first hundred are a fair sample of all.
-    for path, side in ((layout.TRAIN, "train"), (layout.VALIDATION, judge)):
+    for path, side in ((layout.TRAIN, "train"), (layout.VALIDATION, split.judge)):
         rows = [(picture.row, picture.name, picture.label) for picture in sides[side]]
         write_csv(path, ["row", "name", "label"], rows)
-    counts = {side: len(drawn) for side, drawn in sides.items()}
-    sizes = Counter(picture.digest for picture in pictures).values()
-    metrics = {
-        **counts,
-        "judged_by": judge,
-        "asked": {side: getattr(split, side) for side in sides},
-        "rejected": len(rejected),
-        "duplicate_groups": sum(size > 1 for size in sizes),
-        "exact_copies": sum(sizes) - len(sizes),
-    }
-    write_json(layout.metrics("split"), metrics)
-    print(f"{counts['train']:,} training and {counts['validation']:,} validation images")
-    if split.tuning:
-        print(f"{counts['tuning']:,} tuning images judge; the validation images are set aside")
-    if sum(counts.values()) < split.train + split.validation:
-        print(
-            f"fewer than the {split.train:,} and {split.validation:,} asked for: there are "
-            f"{len(pictures):,} usable images, {len(rejected):,} were rejected"
-        )
+    report(split, pictures, sides, len(rejected))
 
 
-def store(split: Split, target: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
-    """Write every usable image of the archive into one array, in the archive's order."""
-    pictures, rejected = [], []
+def decode(split: Split, target: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
+    """Write the pixels of every usable image, in the archive's order; return also the unusable."""
+    pictures: list[Picture] = []
+    rejected: list[tuple[str, str]] = []
     with target.open("wb") as file:
-        writer = PixelWriter(file, split.image_size)
+        write_header(file, 0, split.image_size)
         for name, result in decode_archive(
             layout.ARCHIVE, split.image_size, split.interpolation, split.max_megapixels
         ):
             if isinstance(result, str):
                 rejected.append((name, result))
-            else:
-                label = CLASSES.index(name.partition("/")[0])
-                digest = hashlib.blake2b(result.tobytes(), digest_size=16).digest()
-                pictures.append(Picture(writer.append(result), name, label, digest))
-        writer.close()
+                continue
+            pixels = result.tobytes()
+            file.write(pixels)
+            label = CLASSES.index(name.partition("/")[0])
+            digest = hashlib.blake2b(pixels, digest_size=16).digest()
+            pictures.append(Picture(len(pictures), name, label, digest))
+        file.seek(0)
+        write_header(file, len(pictures), split.image_size)
     return pictures, rejected
 
 
-def draw(pictures: Sequence[Picture], split: Split) -> dict[str, list[Picture]]:
-    """Draw the images of each side, half of each class, none on two sides.
+def write_header(file: BinaryIO, rows: int, size: int) -> None:
+    """Write the header of a `.npy` file, which NumPy makes equally long for any number of rows."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (rows, size, size, 3)}
+    np.lib.format.write_array_header_1_0(file, header)
 
-    The tuning images are taken from the training images after all else is drawn, so that the
-    validation images are the same with and without them.
+
+def draw(pictures: Sequence[Picture], split: Split) -> dict[str, list[Picture]]:
+    """Draw the images of each side, half of each class, and no image on two sides.
+
+    The tuning images are drawn last, from the training images, so that the validation images are
+    the same with and without them.
 
     Raises:
         UserError: there are too few usable images for one of the sides.
@@ -112,7 +107,7 @@ def draw(pictures: Sequence[Picture], split: Split) -> dict[str, list[Picture]]:
     quota = {side: getattr(split, side) * available // asked // 2 for side in SIDES}
     rng = np.random.default_rng(split.seed)
     validation, rest = hold_out(pictures, quota["validation"], rng)
-    train = list(take([[rest[i]] for i in rng.permutation(len(rest))], quota["train"]))
+    train = list(take(([rest[i]] for i in rng.permutation(len(rest))), quota["train"]))
     tuning, train = hold_out(train, quota["tuning"], rng)
     sides = {"train": train, "validation": validation, "tuning": tuning}
     for side, drawn in sides.items():
@@ -127,30 +122,53 @@ def draw(pictures: Sequence[Picture], split: Split) -> dict[str, list[Picture]]:
 def hold_out(
     pictures: Sequence[Picture], per_class: int, rng: np.random.Generator
 ) -> tuple[list[Picture], list[Picture]]:
-    """Draw so many images of each class; return them, and those that are equal to none of them.
+    """Draw so many images of each class; return them, and the images that equal none of them.
 
-    Images that are the same to the pixel stay together. Groups of them come last, so that what is
-    drawn is distinct where that is possible.
+    Images with the same pixels stay together. They are drawn last, so that the images drawn are
+    distinct where possible.
     """
-    groups: dict[bytes, list[Picture]] = {}
+    copies = defaultdict(list)
     for picture in pictures:
-        groups.setdefault(picture.digest, []).append(picture)
-    members = list(groups.values())
-    order = [members[i] for i in rng.permutation(len(members))]
-    held = list(take(sorted(order, key=lambda group: len(group) > 1), per_class))
+        copies[picture.digest].append(picture)
+    groups = list(copies.values())
+    shuffled = [groups[i] for i in rng.permutation(len(groups))]
+    held = list(take(sorted(shuffled, key=lambda group: len(group) > 1), per_class))
     digests = {picture.digest for picture in held}
     return held, [picture for picture in pictures if picture.digest not in digests]
 
 
-def take(groups: Sequence[Sequence[Picture]], per_class: int) -> Iterator[Picture]:
-    """Take whole groups, as long as they fit, until each class has its number of images."""
-    left = [per_class, per_class]
+def take(groups: Iterable[Sequence[Picture]], per_class: int) -> Iterator[Picture]:
+    """Take whole groups, of those that fit, until each class has its number of images."""
+    left = Counter(dict.fromkeys(range(len(CLASSES)), per_class))
     for group in groups:
-        labels = [picture.label for picture in group]
-        wanted = [labels.count(label) for label in (0, 1)]
-        if all(want <= room for want, room in zip(wanted, left, strict=True)):
-            left = [room - want for want, room in zip(wanted, left, strict=True)]
+        labels = Counter(picture.label for picture in group)
+        if labels <= left:
+            left -= labels
             yield from group
+
+
+def report(
+    split: Split, pictures: Sequence[Picture], sides: dict[str, list[Picture]], rejected: int
+) -> None:
+    counts = {side: len(drawn) for side, drawn in sides.items()}
+    copies = Counter(picture.digest for picture in pictures).values()
+    metrics = {
+        **counts,
+        "judged_by": split.judge,
+        "asked": {side: getattr(split, side) for side in sides},
+        "rejected": rejected,
+        "duplicate_groups": sum(count > 1 for count in copies),
+        "exact_copies": len(pictures) - len(copies),
+    }
+    write_json(layout.metrics("split"), metrics)
+    print(f"{counts['train']:,} training and {counts['validation']:,} validation images")
+    if split.tuning:
+        print(f"{counts['tuning']:,} tuning images judge; the validation images are set aside")
+    if sum(counts.values()) < split.train + split.validation:
+        print(
+            f"fewer than the {split.train:,} and {split.validation:,} asked for: there are "
+            f"{len(pictures):,} usable images, {rejected:,} were rejected"
+        )
 
 
 if __name__ == "__main__":

@@ -1,29 +1,29 @@
-"""Stage `train_augmented`: the network of `train_basic`, every image seen otherwise each time.
+"""Stage `train_augmented`: the network of `train_basic`, each image augmented anew at each step.
 
-In: the split. Out: `models/train_augmented.keras`; `plots/train_augmented.csv` and the two figures
-of the notebook beside it; `metrics/train_augmented.json`.
+In: the split. Out: `models/train_augmented.keras` and `.json`; the curves and the notebook's two
+figures in `plots/training`; `metrics/train_augmented.json`.
 """
 
-from catsdogs import networks, params, runtime, stage, training
-from catsdogs.augmentation import Augmentation
+from catsdogs import params, stage
+from catsdogs.data.augmentation import Augmentation
+from catsdogs.models import cnn
+from catsdogs.training import loop
 
 
-class TrainAugmented(params.Training):
+class TrainAugmented(loop.Settings):
     filters: params.Layers
     dense: params.Layers
-    initializer: networks.Initializer
+    initializer: cnn.Initializer
     augmentation: Augmentation
 
 
 def main() -> None:
-    settings, pinned = runtime.begin_training("train_augmented", TrainAugmented)
-    batches, validation = training.open_batches(settings, settings.augmentation)
-    size, filters, dense = batches.shape[0], settings.filters, settings.dense
-    model = networks.cnn(size, filters, dense, settings.initializer)
-    model.summary()
-    with training.begin("train_augmented", settings, pinned) as run:
-        run.fit(model, batches, validation)
-        run.write(model)
+    with loop.begin("train_augmented", TrainAugmented) as training:
+        settings, batches = training.settings, training.batches(training.settings.augmentation)
+        model = cnn.build(batches.shape[0], settings.filters, settings.dense, settings.initializer)
+        model.summary()
+        training.fit(model, batches, training.validation())
+        training.write(model)
 
 
 if __name__ == "__main__":

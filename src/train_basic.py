@@ -1,27 +1,27 @@
 """Stage `train_basic`: the notebook's small CNN on the photographs as they are.
 
-In: the split. Out: `models/train_basic.keras`; `plots/train_basic.csv` and the two figures of the
-notebook beside it; `metrics/train_basic.json`.
+In: the split. Out: `models/train_basic.keras` and `.json`; the curves and the notebook's two
+figures in `plots/training`; `metrics/train_basic.json`.
 """
 
-from catsdogs import networks, params, runtime, stage, training
+from catsdogs import params, stage
+from catsdogs.models import cnn
+from catsdogs.training import loop
 
 
-class TrainBasic(params.Training):
+class TrainBasic(loop.Settings):
     filters: params.Layers
     dense: params.Layers
-    initializer: networks.Initializer
+    initializer: cnn.Initializer
 
 
 def main() -> None:
-    settings, pinned = runtime.begin_training("train_basic", TrainBasic)
-    batches, validation = training.open_batches(settings)
-    size, filters, dense = batches.shape[0], settings.filters, settings.dense
-    model = networks.cnn(size, filters, dense, settings.initializer)
-    model.summary()
-    with training.begin("train_basic", settings, pinned) as run:
-        run.fit(model, batches, validation)
-        run.write(model)
+    with loop.begin("train_basic", TrainBasic) as training:
+        settings, batches = training.settings, training.batches()
+        model = cnn.build(batches.shape[0], settings.filters, settings.dense, settings.initializer)
+        model.summary()
+        training.fit(model, batches, training.validation())
+        training.write(model)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,36 @@
-"""Stage `train_inception`: InceptionV3 without its top, frozen, cut, and a new head to train.
+"""Stage `train_inception`: InceptionV3, cut and frozen, with a new head that is trained.
 
-Then, if a parameter says so, the trunk's upper blocks learn with the head, at a small rate.
+If `fine_tuning.above` says so, a second phase trains the trunk's upper blocks with the head, at a
+small rate.
 
-In: the split, and the trunk's weights. Out: `models/train_inception.keras`;
-`plots/train_inception.csv` and the two figures of the notebook beside it;
-`metrics/train_inception.json`.
+In: the split, and the trunk's weights. Out: `models/train_inception.keras` and `.json`; the curves
+and the notebook's two figures in `plots/training`; `metrics/train_inception.json`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from catsdogs import inception, params, runtime, stage, training, weights
-from catsdogs.augmentation import Augmentation
-from catsdogs.features import BoundedViews, FeatureCache, Features
+from catsdogs import params, stage
+from catsdogs.data.augmentation import Augmentation
+from catsdogs.models import inception, weights
+from catsdogs.models.features import BoundedViews, CachedFeatures, FeatureCache
+from catsdogs.training import loop
 
 from pydantic import Field
 
 if TYPE_CHECKING:
-    from catsdogs.training import Phase
-
     import keras
 
 
-class FineTuning(params.Section):
-    above: Literal[("none", *inception.BLOCKS[:-1])]
-    epochs: params.Count
-    learning_rate: params.Positive
+class FineTuning(loop.Phase):
+    above: Literal[("none", *inception.BLOCKS[:-1])]  # type: ignore[valid-type]
 
 
-class TrainInception(params.Training):
+class TrainInception(loop.Settings):
     weights: Annotated[str, Field(min_length=1)]
-    cut: Literal[inception.BLOCKS]
+    cut: Literal[inception.BLOCKS]  # type: ignore[valid-type]
     untrained: inception.Untrained
     dense: params.Layers
     dropout: params.Share
@@ -40,44 +39,34 @@ class TrainInception(params.Training):
     fine_tuning: FineTuning
     augmentation: Augmentation
 
+    def files(self) -> list[Path]:
+        file = weights.locate(self.weights)
+        return [file] if file else []
+
 
 def main() -> None:
-    settings, pinned = runtime.begin_training("train_inception", TrainInception)
-    batches, validation = training.open_batches(settings, settings.augmentation)
-    file = weights.locate(settings.weights)
-    trunk = inception.build_trunk(batches.shape[0], settings.cut, file)
-    if file is None:
-        print("the trunk is untrained (train_inception.weights: random): a rehearsal only")
-        trunk = inception.awaken(trunk, batches, settings.untrained)
-    above = settings.fine_tuning.above
-    frozen, *blocks = [trunk] if above == "none" else inception.divide(trunk, above)
-    features = FeatureCache(inception.with_scaling(trunk), pinned, settings.cache_gb)
-    head = build_head(features.shape, settings)
-    whole = inception.join(inception.with_scaling(frozen), *blocks, head)
-    whole.summary()
+    with loop.begin("train_inception", TrainInception) as training:
+        settings, batches = training.settings, training.batches(training.settings.augmentation)
+        file = weights.locate(settings.weights)
+        trunk = inception.build_trunk(batches.shape[0], settings.cut, file)
+        if file is None:
+            print("the trunk is untrained (train_inception.weights: random): a rehearsal only")
+            trunk = inception.calibrate(trunk, batches, settings.untrained)
+        above = settings.fine_tuning.above
+        frozen, *blocks = [trunk] if above == "none" else inception.divide(trunk, above)
+        head = build_head(trunk.output_shape[1:], settings)
+        whole = inception.join(inception.with_scaling(frozen), *blocks, head)
+        whole.summary()
 
-    def fit(run: training.Run, model: keras.Model, cache: FeatureCache, phase: Phase) -> None:
-        """Fit what stands above a part of the trunk to that part's features."""
-        views = settings.views
-        seen = BoundedViews(batches, cache, views) if views else Features(batches, cache)
-        run.fit(model, seen, Features(validation, cache), phase)
-        print(f"trunk features: {cache.read:,} times read, {cache.computed:,} times computed")
-
-    with training.begin("train_inception", settings, pinned, [file] if file else []) as run:
-        fit(run, head, features, settings)
+        fit(training, head, trunk, settings)
         if blocks:
-            features = FeatureCache(inception.with_scaling(frozen), pinned, settings.cache_gb)
-            fit(run, inception.join(*blocks, head), features, settings.fine_tuning)
+            fit(training, inception.join(*blocks, head), frozen, settings.fine_tuning)
         origin = file.name if file and settings.weights != "imagenet" else settings.weights
-        run.write(whole, {"weights": origin})
+        training.write(whole, {"weights": origin})
 
 
 def build_head(shape: tuple[int, ...], settings: TrainInception) -> keras.Model:
-    """Build the classifier: from features to P(dog).
-
-    A frozen trunk gives the same features of an image at every step, so they come from the
-    cache, and training computes nothing below the head.
-    """
+    """Build the classifier, from features to P(dog)."""
     import keras
     from keras import layers
 
@@ -87,6 +76,25 @@ def build_head(shape: tuple[int, ...], settings: TrainInception) -> keras.Model:
         signal = layers.Dense(units, activation="relu")(signal)
     signal = layers.Dropout(settings.dropout)(signal)
     return keras.Model(features, layers.Dense(1, activation="sigmoid")(signal), name="head")
+
+
+def fit(
+    training: loop.Training[TrainInception],
+    model: keras.Model,
+    trunk: keras.Model,
+    phase: loop.Phase,
+) -> None:
+    """Fit a model to the features of the frozen trunk below it.
+
+    A frozen trunk gives the same features of an image at every step. They come from a cache, and
+    the training computes nothing below the model.
+    """
+    settings, batches = training.settings, training.batches(training.settings.augmentation)
+    cache = FeatureCache(inception.with_scaling(trunk), training.runtime, settings.cache_gb)
+    views = settings.views
+    seen = BoundedViews(batches, cache, views) if views else CachedFeatures(batches, cache)
+    training.fit(model, seen, CachedFeatures(training.validation(), cache), phase)
+    print(f"trunk features: {cache.read:,} times read, {cache.computed:,} times computed")
 
 
 if __name__ == "__main__":

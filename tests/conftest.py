@@ -1,6 +1,6 @@
 """What several tests need: a copy of the repository, tiny images, a server on loopback."""
 
-import fcntl
+import contextlib
 import os
 import pickle
 import shutil
@@ -11,17 +11,22 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from PIL import Image
+from processes import Python
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 PHOTOGRAPHS = SHARED / "data" / "dogs-vs-cats.zip"
 STAND_IN_WEIGHTS = SHARED / "weights" / "inception_v3_notop_stand_in.h5"
 
+# The command `catsdogs`, also where the package is not installed.
+CATSDOGS = (sys.executable, "-c", "from catsdogs.commands import cli; cli.main()")
 ARTIFACT_PATHS = {
     "experiments": "artifact_location",
     "runs": "artifact_uri",
@@ -98,29 +103,73 @@ class Checkout:
         values = merge(yaml.safe_load(path.read_text()), changes)
         path.write_text(yaml.safe_dump(values, sort_keys=False))
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, **changes: str) -> dict[str, str]:
         """That of a person who has activated the environment in which the tests run."""
         environment = {name: value for name, value in os.environ.items() if "DVC" not in name}
         environment.pop("MLFLOW_TRACKING_URI", None)
-        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        environment["PATH"] = os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ["PATH"]]
+        )
         environment["PYTHONPATH"] = str(self.path / "src")
-        return environment
+        return environment | changes
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+    def run(self, *command: str, check: bool = True, **environment: str) -> CompletedProcess:
+        """Run a program; `check` that it ends well."""
         result = subprocess.run(
             command,
             cwd=self.path,
-            env=self.environment(),
+            env=self.environment(**environment),
             capture_output=True,
             text=True,
             check=False,
         )
-        if check and result.returncode:
-            raise AssertionError(f"{command} ended {result.returncode}:\n{result.stderr[-4000:]}")
+        return self._checked(result) if check else result
+
+    def start(self, stage: str, before: str = "", **environment: str) -> Python:
+        """Start a stage's script in a process of its own.
+
+        Args:
+            stage: its name.
+            before: Python that this process runs first.
+            environment: variables besides those of `environment`.
+        """
+        path = str(self.path / f"src/{stage}.py")
+        script = f"import runpy; runpy.run_path({path!r}, run_name='__main__')"
+        return Python(f"{before}\n{script}", self.path, self.environment(**environment))
+
+    def script(
+        self, stage: str, before: str = "", check: bool = True, **environment: str
+    ) -> CompletedProcess:
+        """Run a stage's script to its end."""
+        result = self.start(stage, before, **environment).wait()
+        return self._checked(result) if check else result
+
+    def catsdogs(
+        self, *arguments: str, before: str = "", check: bool = True, **environment: str
+    ) -> CompletedProcess:
+        """Run a command of `catsdogs`."""
+        source = (
+            f"{before}\nimport sys; sys.argv = {['catsdogs', *arguments]!r}\n"
+            "from catsdogs.commands.cli import main; main()"
+        )
+        result = Python(source, self.path, self.environment(**environment)).wait()
+        return self._checked(result) if check else result
+
+    @staticmethod
+    def _checked(result: CompletedProcess) -> CompletedProcess:
+        if result.returncode:
+            said = f"{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+            raise AssertionError(f"{result.args} ended {result.returncode}:\n{said}")
         return result
 
-    def script(self, stage: str, check: bool = True) -> subprocess.CompletedProcess:
-        return self.run(sys.executable, f"src/{stage}.py", check=check)
+    def forget_runs(self) -> None:
+        """Empty MLflow's store; a new one would take MLflow seconds to make."""
+        shutil.rmtree(self.path / "mlartifacts", ignore_errors=True)
+        with contextlib.closing(sqlite3.connect(self.path / "mlflow.db")) as store, store:
+            tables = "select name from sqlite_master where type = 'table'"
+            for (table,) in store.execute(tables).fetchall():
+                if table != "alembic_version":
+                    store.execute(f"delete from {table}")
 
 
 def runs(checkout: Checkout) -> dict[str, dict]:
@@ -145,8 +194,12 @@ def runs(checkout: Checkout) -> dict[str, dict]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take minutes, so that both processes have work until the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Begin with the files that take longest, so that all processes have work until the end."""
+
+    def is_quick(item: pytest.Item) -> tuple[bool, bool]:
+        return item.get_closest_marker("slow") is None, "made" not in item.fixturenames
+
+    items.sort(key=is_quick)
 
 
 @pytest.fixture
@@ -164,8 +217,7 @@ def made(tmp_path_factory):
     folder = folder.parent / f"made-{session}" if session else folder / "made"
     folder.mkdir(exist_ok=True)
     kept = folder / "made.pickle"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / "lock"):
         if not kept.exists():
             made = Checkout(folder / "repository")
             made.change_params(TINY)
@@ -214,7 +266,7 @@ class Server:
                     server.serve(self, server.files[self.path.partition("?")[0]])
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 self.do_GET()
 
             def log_message(self, *_: object) -> None:

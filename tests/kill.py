@@ -3,50 +3,56 @@
     python tests/kill.py --kills 20 --seed 1           # a very small sample: minutes
     python tests/kill.py --kills 20 --seed 1 --default # what params.yaml has
 
-It works in temporary copies of the repository and ends with status 1 if anything differs.
+It works in temporary copies of the repository and ends with status 1 if anything differs. Most
+kills fall into a stage's work; some into its start, and some into the writing of its outputs and
+what DVC does with them. How long each of these takes is measured first, in an undisturbed run.
 """
 
 import argparse
+import math
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 from conftest import TINY, Checkout
 
-# So long that most kills find a training under way, not one that starts.
-LONGER = {
-    "train_basic": {"epochs": 60},
-    "train_augmented": {"epochs": 60},
-    "train_inception": {"epochs": 20},
-}
+# So long that most kills find a training between two steps.
+LONGER = {stage: {"epochs": 40} for stage in ("train_basic", "train_augmented", "train_inception")}
 RUNNING = re.compile(r"Running stage '(\w+)'")
 RESUMED = re.compile(r"(\w+) goes on after step ([\d,]+) of ([\d,]+)")
+AT_WORK = re.compile(r"decoding|: accuracy |goes on after step")
+PHASES = ("starting", "working", "writing")
+WEIGHTS = (1, 6, 3)
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows the same
 # What is killed how: all of the processes, as a power cut does; DVC alone; as Ctrl-C does.
 WAYS = (
-    ("all, SIGKILL", signal.SIGKILL, True),
-    ("all, SIGKILL", signal.SIGKILL, True),
-    ("dvc, SIGKILL", signal.SIGKILL, False),
+    ("all, SIGKILL", KILL, True),
+    ("all, SIGKILL", KILL, True),
+    ("dvc, SIGKILL", KILL, False),
     ("all, SIGTERM", signal.SIGTERM, True),
     ("all, SIGINT", signal.SIGINT, True),
 )
-
 SHELLS = ("/bin/bash", "/bin/sh")  # DVC starts stages through the user's; some wait, some do not
 
 
 class Kill(NamedTuple):
     way: str
     stage: str
+    phase: str  # that was aimed at
     after: float  # seconds into the stage
-    resumed: str = ""
+    step: int | None = None  # after which it went on
+    steps: int = 0
     equal: bool | None = None
 
 
@@ -57,15 +63,16 @@ class Repro:
         self.process = subprocess.Popen(
             ["dvc", "repro", *targets],
             cwd=checkout.path,
-            env=checkout.environment() | {"PYTHONUNBUFFERED": "1", "SHELL": shell},
+            env=checkout.environment(PYTHONUNBUFFERED="1", SHELL=shell),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
         self.stage, self.since, self.lines, self.ended = "", 0.0, [], False
+        self.at_work = False  # the stage says so
         self.durations: dict[str, float] = {}
-        self.resumed: dict[str, str] = {}
+        self.resumed: dict[str, tuple[int, int]] = {}  # the step after which, and of how many
         self.started = threading.Condition()
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -74,9 +81,14 @@ class Repro:
         for line in self.process.stdout:
             self.lines.append(line)
             if found := RESUMED.search(line):
-                self.resumed[found[1]] = f"step {found[2]} of {found[3]}"
+                step, steps = (int(number.replace(",", "")) for number in found.groups()[1:])
+                self.resumed[found[1]] = step, steps
+            if line.startswith("Epoch 1/"):
+                self.resumed.setdefault(self.stage, (0, 1))
             if found := RUNNING.search(line):
                 self._begin(found[1])
+            elif AT_WORK.search(line):
+                self.at_work = True
         self.ended = True
         self._begin("")
 
@@ -84,7 +96,7 @@ class Repro:
         with self.started:
             if self.stage:
                 self.durations[self.stage] = time.monotonic() - self.since
-            self.stage, self.since = stage, time.monotonic()
+            self.stage, self.since, self.at_work = stage, time.monotonic(), False
             self.started.notify_all()
 
     def wait_for(self, stage: str) -> bool:
@@ -92,6 +104,15 @@ class Repro:
         with self.started:
             self.started.wait_for(lambda: self.stage == stage or self.ended)
             return self.stage == stage
+
+    def wait_until(
+        self, stage: str, happened: Callable[[], bool], timeout: float = math.inf
+    ) -> float:
+        """Wait until something has happened or the stage has ended; return the stage's seconds."""
+        since, end = self.since, time.monotonic() + timeout
+        while self.stage == stage and not happened() and time.monotonic() < end:
+            time.sleep(0.002)
+        return time.monotonic() - since
 
     def wait(self) -> None:
         self.process.wait()
@@ -102,8 +123,8 @@ class Repro:
     def kill(self, number: int, everything: bool) -> tuple[str, float]:
         """End it; return the stage that ran and for how long it had."""
         at = self.stage, time.monotonic() - self.since
-        target = os.killpg if everything else os.kill
-        target(self.process.pid, number)
+        kill = getattr(os, "killpg", os.kill) if everything else os.kill
+        kill(self.process.pid, number)
         self.process.wait()
         self.reader.join(30)  # until the stage is gone too, which holds the pipe open
         if self.reader.is_alive():
@@ -126,39 +147,83 @@ def locked(checkout: Checkout) -> dict:
     return (yaml.safe_load(path.read_text()) if path.exists() else {}).get("stages", {})
 
 
-def rebuild(checkout: Checkout) -> dict[str, float]:
-    """Rebuild everything undisturbed; return how long each stage took, in seconds."""
-    undisturbed = Repro(checkout)
-    undisturbed.wait()
-    return undisturbed.durations
+def signs(checkout: Checkout, stage: str, running: Repro) -> tuple[Callable[[], bool], ...]:
+    """Return what tells that a stage is at work, and what, that it writes its outputs."""
+    described = yaml.safe_load((checkout.path / "dvc.yaml").read_text())["stages"][stage]
+    outs = [out for key in ("outs", "metrics", "plots") for out in described.get(key, [])]
+    paths = [checkout.path / (out if isinstance(out, str) else next(iter(out))) for out in outs]
+
+    def is_saved() -> bool:
+        return any(checkout.path.glob(f".cache/checkpoints/{stage}-*/state.npz"))
+
+    was_saved = is_saved()  # by a process that was killed; then the stage says where it goes on
+
+    def works() -> bool:
+        parts = (part for path in paths for part in path.parent.glob(".part-*"))
+        return running.at_work or (is_saved() and not was_saved) or any(parts) or writes()
+
+    def writes() -> bool:
+        return any(path.exists() for path in paths)
+
+    return works, writes
+
+
+def rebuild(checkout: Checkout, *targets: str) -> dict[str, dict[str, float]]:
+    """Rebuild undisturbed; return how many seconds each phase of each stage took."""
+    running = Repro(checkout, *targets)
+    marks: dict[str, list[float]] = {}
+    while not running.ended:
+        if (stage := running.stage) and stage not in marks:
+            marks[stage] = [
+                running.wait_until(stage, sign) for sign in signs(checkout, stage, running)
+            ]
+        time.sleep(0.002)
+    running.wait()
+    return {
+        stage: {
+            "starting": works,
+            "working": writes - works,
+            "writing": running.durations[stage] - writes,
+        }
+        for stage, (works, writes) in marks.items()
+    }
 
 
 def kill_and_go_on(
-    checkout: Checkout, reference: dict, durations: dict[str, float], kills: int, seed: int
+    checkout: Checkout,
+    reference: dict,
+    measured: dict[str, dict[str, float]],
+    kills: int,
+    seed: int,
+    *targets: str,
 ) -> list[Kill]:
-    """Kill every stage in turn, as often as is asked for, in as few rebuilds as need be."""
+    """Kill every stage in turn, trainings twice, in as few rebuilds as the kills take."""
     moments = random.Random(seed)
+    aims = [stage for stage in measured for _ in range(1 + stage.startswith("train_"))]
     done: list[Kill] = []
-    number = 0
-    while number < kills:
+    while len(done) < kills:
         forget(checkout)
         rebuilt: list[Kill] = []
-        for stage, duration in durations.items():
-            if number == kills:
-                break
+        for stage in aims[: kills - len(done)]:
+            number = len(done) + len(rebuilt)
             way, signal_number, everything = WAYS[number % len(WAYS)]
-            delay = moments.uniform(0, duration)
-            running = Repro(checkout, shell=SHELLS[number % len(SHELLS)])
+            (phase,) = moments.choices(PHASES, WEIGHTS)
+            running = Repro(checkout, *targets, shell=SHELLS[number % len(SHELLS)])
             if running.wait_for(stage):
-                time.sleep(delay)
+                works, writes = signs(checkout, stage, running)
+                if phase != "starting":
+                    running.wait_until(stage, works if phase == "working" else writes)
+                step, steps = running.resumed.get(stage, (0, 1))
+                left = 1 - step / steps if phase == "working" else 1
+                delay = moments.uniform(0, measured[stage][phase] * left)
+                running.wait_until(stage, lambda: False, delay)
             note_resumptions(rebuilt, running)
             at, after = running.kill(signal_number, everything)
             free_locks(checkout)
             if at:  # else it had come to its end before, being quicker this time
-                rebuilt.append(Kill(way, at, after))
-                number += 1
-                print(f"{number}: {way} {after:.1f} s into {at}", file=sys.stderr, flush=True)
-        last = Repro(checkout)
+                rebuilt.append(Kill(way, at, phase, after))
+                print(f"{number + 1}: {way} {after:.1f} s into {at}", file=sys.stderr, flush=True)
+        last = Repro(checkout, *targets)
         last.wait()
         note_resumptions(rebuilt, last)
         stages = locked(checkout)
@@ -171,21 +236,26 @@ def kill_and_go_on(
 
 
 def note_resumptions(kills: list[Kill], running: Repro) -> None:
-    """Say where the stage that was killed last went on."""
-    if kills and not kills[-1].resumed and kills[-1].stage in running.resumed:
-        kills[-1] = kills[-1]._replace(resumed=running.resumed[kills[-1].stage])
+    """Say where stages that were killed before went on."""
+    for number, kill in enumerate(kills):
+        if kill.step is None and kill.stage in running.resumed:
+            step, steps = running.resumed[kill.stage]
+            kills[number] = kill._replace(step=step, steps=steps)
 
 
 def forget(checkout: Checkout) -> None:
     """Make DVC rebuild everything without its cache."""
-    checkout.run("rm", "-rf", "dvc.lock", ".dvc/cache", ".dvc/tmp", "data", "models", ".cache")
+    for name in ("dvc.lock", ".dvc/cache", ".dvc/tmp", "data", "models", ".cache"):
+        path = checkout.path / name
+        path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
 def table(kills: list[Kill]) -> str:
-    lines = ["| # | what, how | stage | seconds into it | went on after | hash equal |"]
-    lines.append("|---|---|---|---|---|---|")
+    lines = ["| # | what, how | stage | while | seconds into it | went on after | hash equal |"]
+    lines.append("|---|---|---|---|---|---|---|")
     for number, kill in enumerate(kills, 1):
-        cells = (number, kill.way, kill.stage, f"{kill.after:.1f}", kill.resumed or "its start")
+        on = f"step {kill.step} of {kill.steps}" if kill.step else "its start"
+        cells = (number, kill.way, kill.stage, kill.phase, f"{kill.after:.1f}", on)
         lines.append(f"| {' | '.join(map(str, cells))} | {'yes' if kill.equal else 'NO'} |")
     return "\n".join(lines)
 
@@ -195,6 +265,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--default", action="store_true", help="train as params.yaml has it")
+    parser.add_argument("targets", nargs="*", help="stages; by default, all")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkout = Checkout(Path(folder) / "repository")
@@ -202,12 +273,17 @@ def main() -> None:
             checkout.change_params(TINY)
             checkout.change_params(LONGER)
         forget(checkout)
-        durations = rebuild(checkout)
+        measured = rebuild(checkout, *arguments.targets)
         reference = locked(checkout)
-        kills = kill_and_go_on(checkout, reference, durations, arguments.kills, arguments.seed)
+        kills = kill_and_go_on(
+            checkout, reference, measured, arguments.kills, arguments.seed, *arguments.targets
+        )
     print(table(kills))
+    trainings = [kill for kill in kills if kill.stage.startswith("train_")]
+    resumed = sum(bool(kill.step) for kill in trainings)
     equal = sum(bool(kill.equal) for kill in kills)
-    print(f"\n{equal} of {len(kills)} equal")
+    print(f"\n{resumed} of {len(trainings)} trainings went on after a step; ", end="")
+    print(f"{equal} of {len(kills)} stages are equal")
     sys.exit(equal != len(kills))
 
 

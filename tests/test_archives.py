@@ -1,8 +1,11 @@
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
 import zipfile
 
-from catsdogs.archives import Limits, place, store
+from catsdogs.data.archives import Limits, store, stored_name
 from catsdogs.stage import UserError
 
 import numpy as np
@@ -81,7 +84,7 @@ def test_the_bytes_do_not_depend_on_the_container_or_its_order(tmp_path):
     ],
 )
 def test_where_a_file_belongs(name, where):
-    assert place(name) == where
+    assert stored_name(name) == where
 
 
 @pytest.mark.parametrize(
@@ -158,6 +161,42 @@ def test_damage_anywhere_is_one_line_or_harmless(tmp_path, name):
         except UserError as error:
             assert str(source) in str(error)
             assert not list(tmp_path.glob(".part-*"))
+
+
+def test_damage_within_a_tar_is_not_taken_for_its_end(tmp_path):
+    """Of the second file's header, whose predecessor is all right."""
+    source = pack(tmp_path / "a.tar", KAGGLE)
+    content = bytearray(source.read_bytes())
+    place = content.rindex(b"train/cat.1.jpg")
+    content[place] ^= 1
+    source.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        store(source, tmp_path / "out.zip", LIMITS)
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tar.bz2", "a.tar.xz"])
+def test_the_sum_at_the_end_of_a_compressed_tar_is_checked(tmp_path, name):
+    """Even where what follows the last photograph is longer than a buffer."""
+    source = pack(tmp_path / name, {**KAGGLE, "readme.txt": b""})
+    opener = {"gz": gzip, "bz2": bz2, "xz": lzma}[name.rpartition(".")[2]]
+    content = opener.compress(opener.decompress(source.read_bytes()) + bytes(1 << 20))
+    source.write_bytes(content)
+    store(source, tmp_path / "out.zip", LIMITS)
+    spot = {"a.tar.gz": -8, "a.tar.bz2": -5, "a.tar.xz": -20}[name]
+    source.write_bytes(content[:spot] + bytes([content[spot] ^ 255]) + content[spot + 1 :])
+    with pytest.raises(UserError, match="damaged"):
+        store(source, tmp_path / "out.zip", LIMITS)
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tar.bz2", "a.tar.xz"])
+def test_a_tar_compressed_in_pieces(tmp_path, name):
+    """As the parallel packers do it, such as pbzip2."""
+    source = pack(tmp_path / name, KAGGLE)
+    opener = {"gz": gzip, "bz2": bz2, "xz": lzma}[name.rpartition(".")[2]]
+    plain = opener.decompress(source.read_bytes())
+    pieces = [plain[start : start + 1000] for start in range(0, len(plain), 1000)]
+    source.write_bytes(b"".join(map(opener.compress, pieces)))
+    assert store(source, tmp_path / "out.zip", LIMITS).images == {"cat": 2, "dog": 1}
 
 
 def test_an_encrypted_zip(tmp_path):

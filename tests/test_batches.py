@@ -1,6 +1,5 @@
-from catsdogs.augmentation import BORDERS, Augmentation, augment, matrices
-from catsdogs.batches import FixedBatches, Subset, TrainingBatches
-from catsdogs.pixels import PixelReader, PixelWriter
+from catsdogs.data.augmentation import BORDERS, Augmentation, affine_maps, augment
+from catsdogs.data.batches import FixedBatches, PixelReader, Subset, TrainingBatches
 
 import cv2
 import numpy as np
@@ -21,15 +20,12 @@ COUNT, SIZE = 10, 12
 
 @pytest.fixture
 def pixels(tmp_path):
-    path = tmp_path / "images.npy"
-    with path.open("wb") as file:
-        writer = PixelWriter(file, SIZE)
-        for number in range(COUNT + 5):
-            image = np.random.default_rng(number).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-            image[0, 0] = number
-            writer.append(image)
-        writer.close()
-    return PixelReader(path)
+    images = np.empty((COUNT + 5, SIZE, SIZE, 3), np.uint8)
+    for number, image in enumerate(images):
+        image[:] = np.random.default_rng(number).integers(0, 256, image.shape, np.uint8)
+        image[0, 0] = number
+    np.save(tmp_path / "images.npy", images)
+    return PixelReader(tmp_path / "images.npy")
 
 
 @pytest.fixture
@@ -81,7 +77,7 @@ def test_fixed_batches_are_the_first_so_many(pixels, subset):
 
 
 def test_keras_gets_the_same_batches(tensorflow, pixels, subset):
-    from catsdogs.batches import dataset
+    from catsdogs.data.batches import dataset
 
     batches = TrainingBatches(pixels, subset, 4, 1, ON)
     fed = list(dataset(batches, 3, 6).as_numpy_iterator())
@@ -128,7 +124,7 @@ def test_a_flip_mirrors_half_of_the_images(pixels):
 def test_the_ranges_are_what_they_say():
     def draw(**change):
         augmentation = OFF.model_copy(update=change)
-        return matrices(4000, 100, 100, augmentation, np.random.default_rng(0))
+        return affine_maps(4000, 100, 100, augmentation, np.random.default_rng(0))
 
     shift = draw(width_shift=0.2)[:, 0, 2]
     assert -20 <= shift.min() < -19.5 < 19.5 < shift.max() <= 20
@@ -147,7 +143,7 @@ def test_views_are_those_of_one_plain_warp(fill_mode, change):
     """Whatever is done for speed; where little is seen of an image, all but a few values."""
     every = ON.model_copy(update={"horizontal_flip": True, "fill_mode": fill_mode, **change})
     images = np.random.default_rng(0).integers(0, 256, (20, 30, 40, 3), np.uint8)
-    maps = matrices(20, 30, 40, every, np.random.default_rng(1))
+    maps = affine_maps(20, 30, 40, every, np.random.default_rng(1))
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     expected = [
         cv2.warpAffine(image, map_, (40, 30), None, flags, BORDERS[fill_mode])
@@ -193,7 +189,7 @@ def test_what_lies_beyond_the_left_edge(fill_mode, low, high):
     images[:] = (50 + 10 * np.arange(20))[:, None]  # brighter to the right
     shifted = OFF.model_copy(update={"width_shift": 0.3, "fill_mode": fill_mode})
     views = augment(images, shifted, np.random.default_rng(0))
-    offsets = matrices(60, 20, 20, shifted, np.random.default_rng(0))[:, 0, 2]
+    offsets = affine_maps(60, 20, 20, shifted, np.random.default_rng(0))[:, 0, 2]
     beyond = views[offsets < -2][:, 10, 0, 0]
     assert len(beyond) > 10
     assert low <= beyond.min()

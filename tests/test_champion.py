@@ -1,24 +1,37 @@
 """Which models compete to be the champion, and which file of one is given the name."""
 
-from catsdogs import champion, predict, tracking
+import shutil
+
+from catsdogs.commands import champion, predict
 from catsdogs.stage import UserError
+from catsdogs.tracking import store
 
 import pytest
 
 IMAGES = {"data.md5": "pixels", "data.validation.md5": "table"}
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """A store without runs: MLflow takes seconds to make its tables."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        store.connect()
+    return path
+
+
 @pytest.fixture
-def client(monkeypatch, tmp_path):
+def client(monkeypatch, tmp_path, empty):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    return tracking.connect()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty, tmp_path)}")
+    return store.connect()
 
 
 def evaluated(client, name, accuracy, **changed):
     """A run of a model that was judged, with nothing stored."""
-    experiment = tracking.open_experiment(client)
-    tags = IMAGES | {tracking.MODEL_TAG: name, "mlflow.note.content": "a note"} | changed
+    experiment = store.open_experiment(client)
+    tags = IMAGES | {store.MODEL_TAG: name, "mlflow.note.content": "a note"} | changed
     run = client.create_run(experiment, tags=tags, run_name=name).info.run_id
     client.log_metric(run, "evaluate/accuracy", accuracy)
     client.log_metric(run, "evaluate/loss", 0.5)
@@ -26,9 +39,9 @@ def evaluated(client, name, accuracy, **changed):
 
 
 def stored(client, run, status):
-    name = run.data.tags[tracking.MODEL_TAG]
+    name = run.data.tags[store.MODEL_TAG]
     model = client.create_logged_model(
-        run.info.experiment_id, "model", run.info.run_id, {tracking.MODEL_TAG: name}
+        run.info.experiment_id, "model", run.info.run_id, {store.MODEL_TAG: name}
     )
     client.finalize_logged_model(model.model_id, status)
     return model.model_id
@@ -48,13 +61,14 @@ def test_only_the_same_images_in_the_same_pixels_compare(client):
     assert [run.info.run_name for run in found] == ["better", "good"]
 
 
-def test_a_model_of_somebody_elses_is_not_asked(monkeypatch, client, tmp_path):
+def test_a_model_of_somebody_elses_is_not_asked(monkeypatch, tmp_path):
+    monkeypatch.setattr(store, "connect", lambda: None)
     (tmp_path / "model.keras").write_text("somebody's")
     monkeypatch.setattr("mlflow.artifacts.download_artifacts", lambda _: str(tmp_path))
-    with pytest.raises(UserError, match="models:/theirs/1 is not a model of this pipeline's"):
-        predict._download("models:/theirs/1")
+    with pytest.raises(UserError, match="models:/theirs/1 is not a model of this pipeline"):
+        predict.download("models:/theirs/1")
     (tmp_path / "interpolation").write_text("nearest")
-    found = predict._download("models:/ours/1")
+    found = predict.download("models:/ours/1")
     assert found == (tmp_path / "model.keras", "nearest")
 
 

@@ -3,131 +3,46 @@
 import ast
 import re
 import subprocess
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from catsdogs import report
+from catsdogs import layout
+from catsdogs.commands import cli, deps
 
 import pytest
 import yaml
 from conftest import REPOSITORY
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-STAGES = (
-    "download",
-    "split",
-    "train_basic",
-    "train_augmented",
-    "train_inception",
-    "evaluate",
-    "compare",
-)
 SOURCE = REPOSITORY / "src"
+PACKAGE = SOURCE / "catsdogs"
 PIPELINE = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
+STAGES = tuple(PIPELINE["stages"])
+PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
 README = (REPOSITORY / "README.md").read_text()
-# The helper that reads more than the section it is called with.
-BEGIN_TRAINING = ("runtime", "data.source")
+# What each room may import besides itself and the ground, which is all modules outside of rooms.
+ROOMS = {
+    "data": set(),
+    "models": {"data"},
+    "evaluation": set(),
+    "reporting": {"evaluation"},
+    "tracking": {"data", "models"},
+    "training": {"data", "models", "reporting", "tracking"},
+}
+ROOMS["commands"] = set(ROOMS)
+# What MLflow loads by its name, and the entry point of pyproject.toml.
+ENTRIES = [PACKAGE / "tracking/serving.py", PACKAGE / "commands/cli.py"]
 
 
 def script(stage: str) -> Path:
     return SOURCE / f"{stage}.py"
 
 
-def imported(path: Path) -> set[str]:
-    """The project's modules that a file imports itself, wherever in the file."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "catsdogs":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("catsdogs."):
-            names.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            assert not any(alias.name.startswith("catsdogs") for alias in node.names), path
-    return names
-
-
-def module(name: str) -> Path:
-    return SOURCE / "catsdogs" / f"{name}.py"
-
-
-def files(name: str) -> set[Path]:
-    """A module and what it reads of the same name beside it, such as a template."""
-    return set((SOURCE / "catsdogs").glob(f"{name}.*"))
-
-
-def needed(path: Path) -> set[str]:
-    """The modules that a file imports, directly or through another."""
-    seen, waiting = {"__init__"}, imported(path)
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
-        waiting |= imported(module(name)) - seen
-    return seen
-
-
-def test_stages_are_scripts():
-    assert tuple(PIPELINE["stages"]) == STAGES
-    assert {path.stem for path in SOURCE.glob("*.py")} == set(STAGES)
-    for stage in STAGES:
-        assert PIPELINE["stages"][stage]["cmd"] == f"python src/{stage}.py"
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_script_and_what_it_imports(stage):
-    code = {dep for dep in PIPELINE["stages"][stage]["deps"] if dep.startswith("src/")}
-    used = set().union({script(stage)}, *(files(name) for name in needed(script(stage))))
-    assert code == {path.relative_to(REPOSITORY).as_posix() for path in used}
-
-
-def test_imports_run_one_way():
-    modules = [path.stem for path in (SOURCE / "catsdogs").glob("*.py")]
-    TopologicalSorter({name: imported(module(name)) for name in modules}).prepare()
-    for stage in STAGES:
-        assert not {node for node in imported(script(stage)) if node in STAGES}
-    commands = {"champion", "experiments", "plots_page", "predict", "results", "search"}
-    commands |= {"sync", "verify"}
-    loaded = {"serving"}  # by MLflow, by its name
-    used = set().union(*(needed(script(stage)) for stage in STAGES)) | commands | loaded
-    assert set(modules) == used, "a module that nothing uses"
-    assert set().union(*map(files, used)) == set((SOURCE / "catsdogs").glob("*.*"))
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_parameters_are_declared_where_they_are_read(stage):
-    source = script(stage).read_text()
-    read = set(re.findall(r'params\.load(?:_text)?\("([\w.]+)"', source))
-    for section in re.findall(r'begin_training\("([\w.]+)"', source):
-        read |= {section, *BEGIN_TRAINING}
-    assert set(PIPELINE["stages"][stage]["params"]) == read
-
-
-def test_modules_read_no_parameters_but_by_the_one_helper():
-    for path in (SOURCE / "catsdogs").glob("*.py"):
-        reads = re.findall(r"params\.load\w*\(", path.read_text())
-        assert len(reads) == {"runtime": 3, "predict": 2}.get(path.stem, 0), path.name
-
-
-def test_every_parameter_is_read_by_a_stage():
-    declared = {name for stage in PIPELINE["stages"].values() for name in stage["params"]}
-    sections = set(yaml.safe_load((REPOSITORY / "params.yaml").read_text()))
-    assert sections == {name for name in declared if "." not in name}
-
-
-def test_every_parameter_has_its_reason_beside_it():
-    for line in (REPOSITORY / "params.yaml").read_text().splitlines():
-        if match := re.match(r"\s+(\w+):(.*)", line):
-            assert "#" in match[2], f"params.yaml does not explain {match[1]}"
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_is_short(stage):
-    """At most a hundred lines, not counting blank ones, imports and docstrings."""
-    source = script(stage).read_text()
-    lines = {number for number, line in enumerate(source.splitlines(), 1) if line.strip()}
-    for node in ast.walk(ast.parse(source)):
-        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if text or isinstance(node, ast.Import | ast.ImportFrom):
-            lines -= set(range(node.lineno, node.end_lineno + 1))
-    assert len(lines) <= 100
+def room(path: Path) -> str:
+    """The folder of a module below the package; "" for the ground."""
+    return path.relative_to(PACKAGE).parent.as_posix().strip(".")
 
 
 def outputs(stage: str) -> dict[str, dict]:
@@ -138,15 +53,94 @@ def outputs(stage: str) -> dict[str, dict]:
     return found
 
 
+def test_stages_are_scripts():
+    assert {path.stem for path in SOURCE.glob("*.py")} == set(STAGES)
+    for stage in STAGES:
+        assert PIPELINE["stages"][stage]["cmd"] == f"python src/{stage}.py"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_script_and_what_it_imports(stage):
+    code = [dep for dep in PIPELINE["stages"][stage]["deps"] if dep.startswith("src/")]
+    used = [path.relative_to(REPOSITORY) for path in deps.needed(script(stage), SOURCE)]
+    assert code == [path.as_posix() for path in used], "`catsdogs deps` writes them"
+
+
+def test_imports_run_one_way():
+    modules = {path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
+    imported = {path: deps.imported(path, SOURCE) & modules for path in modules}
+    TopologicalSorter(imported).prepare()  # it finds circles
+    for path, others in imported.items():
+        allowed = ROOMS[room(path)] | {room(path), ""} if room(path) else {""}
+        assert {room(other) for other in others} <= allowed, path
+    for stage in STAGES:
+        assert not deps.imported(script(stage), SOURCE) & set(map(script, STAGES))
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_says_what_it_imports(name):
+    said = ast.get_docstring(ast.parse((PACKAGE / name / "__init__.py").read_text()))
+    if name == "commands":
+        assert "May import everything else; nothing imports it." in said
+    else:
+        (sentence,) = re.findall(r"^Imports the ground[^.]*\.$", said, re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", sentence)) == ROOMS[name]
+
+
+def test_there_is_no_module_that_nothing_uses():
+    used = {
+        path for each in [*map(script, STAGES), *ENTRIES] for path in deps.needed(each, SOURCE)
+    }
+    files = {path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".html")}
+    assert used - set(map(script, STAGES)) == files
+
+
+def read_parameters(path: Path) -> set[str]:
+    """The sections and keys of `params.yaml` that a file reads."""
+    text = path.read_text()
+    read = set(re.findall(r'params\.load(?:_text)?\("([\w.]+)"', text))
+    read |= {"evaluate"} if "params.load_models(" in text else set()
+    for section in re.findall(r'loop\.begin\("(\w+)"', text):
+        read |= {section} | read_parameters(PACKAGE / "training/loop.py")
+    return read
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_are_declared_where_they_are_read(stage):
+    assert set(PIPELINE["stages"][stage]["params"]) == read_parameters(script(stage))
+
+
+def test_modules_of_stages_read_no_parameters_but_by_the_one_helper():
+    used = {path for stage in STAGES for path in deps.needed(script(stage), SOURCE)}
+    reading = {path.name for path in used if "params.load" in path.read_text()}
+    assert reading - {f"{stage}.py" for stage in STAGES} == {"loop.py"}
+
+
+def test_every_parameter_is_read_by_a_stage():
+    declared = {name for stage in PIPELINE["stages"].values() for name in stage["params"]}
+    assert set(PARAMS) == {name for name in declared if "." not in name}
+
+
+def test_every_parameter_has_its_reason_beside_it():
+    for line in (REPOSITORY / "params.yaml").read_text().splitlines():
+        if match := re.match(r"\s+(\w+):(.*)", line):
+            assert "#" in match[2], f"params.yaml does not explain {match[1]}"
+
+
+def test_all_trainings_are_evaluated():
+    assert PARAMS["evaluate"]["models"] == [name for name in STAGES if name.startswith("train_")]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_outputs_have_the_names_that_the_stage_gives_them(stage):
     outs = outputs(stage)
-    assert f"metrics/{stage}.json" in outs
+    assert layout.metrics(stage).as_posix() in outs
     if stage.startswith("train_"):
-        assert {f"models/{stage}.keras", f"plots/{stage}.csv"} < set(outs)
-        assert {f"plots/{stage}_accuracy.png", f"plots/{stage}_loss.png"} < set(outs)
+        figures = {layout.curve_figure(stage, quantity) for quantity in ("accuracy", "loss")}
+        paths = {layout.model(stage), layout.facts(stage), layout.curves(stage), *figures}
+        assert {path.as_posix() for path in paths} < set(outs)
     for path, options in outs.items():
-        in_git = path.startswith("metrics/") or path == "plots/compare.csv"
+        in_git = path.startswith("metrics/") or path == layout.ALL_CURVES.as_posix()
         assert options.get("cache", True) is not in_git, path
 
 
@@ -157,6 +151,14 @@ def test_dvc_remembers_every_stage_that_takes_long(stage):
     assert bool(uncached) is (stage == "compare")
 
 
+def test_evaluate_and_compare_name_no_model():
+    """So that another model takes no change of theirs in dvc.yaml."""
+    for stage in ("evaluate", "compare"):
+        described = yaml.safe_dump({**PIPELINE["stages"][stage], "params": []})
+        assert "train_" not in described.replace("src/catsdogs/training", "")
+    assert "train_" not in yaml.safe_dump(PIPELINE["plots"])
+
+
 def test_charts_are_drawn_from_outputs():
     produced = set().union(*(outputs(stage) for stage in STAGES))
     for chart in PIPELINE["plots"]:
@@ -165,42 +167,30 @@ def test_charts_are_drawn_from_outputs():
                 assert {path, str(Path(path).parent)} & produced
 
 
-def test_the_reports_pictures_are_drawn_before_it():
-    drawn = {path.as_posix() for gallery in report.GALLERIES for path in gallery.pictures.values()}
-    for path in drawn:
-        assert str(Path(path).parent) in PIPELINE["stages"]["compare"]["deps"]
-
-
-def test_what_is_in_git_is_whole_and_nothing_else():
+def test_nothing_that_dvc_has_is_in_git():
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.split()
     for name in tracked:
         assert not name.startswith(("data/", "models/", ".cache/")), name
         assert (REPOSITORY / name).stat().st_size < 1 << 20, name
-    top = {name.split("/")[0] for name in tracked}
-    known = set(re.findall(r"[\w.]+", README.partition("## What is where")[2]))
-    hidden = {name for name in top if name.startswith(".")}
-    assert top - hidden - {"README.md"} <= known, "missing in README's tree"
 
 
-def test_the_readmes_tree_is_true():
-    tree = re.search(r"## What is where\n\n```\n(.*?)```", README, re.DOTALL)[1]
-    folder = ""
-    for line in tree.splitlines():
-        indent, names = re.match(r"( *)([\w./-]+(?:, [\w./-]+)*)", line).groups()
-        for name in names.split(", "):
-            path = name if not indent else folder + name
-            generated = path.startswith(("data/", "models/"))
-            assert generated or (REPOSITORY / path).exists(), f"{path} is not there"
-        if not indent and names.endswith("/"):
-            folder = names
+def documents() -> dict[str, str]:
+    paths = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
+    return {path.relative_to(REPOSITORY).as_posix(): path.read_text() for path in paths}
 
 
-def test_the_readmes_make_targets_exist():
-    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z]+)", README))
-    assert {"repro", "test"} <= named <= targets
+def test_what_the_documents_tell_to_run_exists():
+    makefile = (REPOSITORY / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for name, text in documents().items():
+        code = "\n".join(re.findall(r"```.*?```|`[^`]+`", text, re.DOTALL))
+        assert set(re.findall(r"(?<![\w-])make ([a-z-]+)", code)) <= targets, name
+        assert set(re.findall(r"(?m)(?:^|`)catsdogs ([a-z-]+)", code)) <= set(cli.app.commands), (
+            name
+        )
+    assert {"repro", "test"} <= set(re.findall(r"make ([a-z]+)", README))
 
 
 def test_the_readmes_graph_is_dvcs(checkout):
@@ -208,17 +198,14 @@ def test_the_readmes_graph_is_dvcs(checkout):
     assert f"```mermaid\n{graph}\n```" in README
 
 
-def test_the_readme_is_short_and_speaks_of_every_stage():
-    assert len(README.splitlines()) <= 150
-    for stage in STAGES:
-        assert f"`{stage}`" in README
-
-
 def test_requirements_are_pinned():
-    pinned = (REPOSITORY / "requirements.txt").read_text()
-    names = re.findall(r"^([\w.-]+)==", pinned, re.MULTILINE)
-    for line in (REPOSITORY / "requirements.in").read_text().splitlines():
-        if line and not line.startswith("#"):
-            assert re.match(r"[\w.-]+", line)[0] in names
-    for line in pinned.splitlines():
-        assert line.lstrip().startswith("#") or "==" in line
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    for file, wanted in {
+        "requirements.txt": project["dependencies"],
+        "requirements-dev.txt": project["dependencies"] + project["optional-dependencies"]["dev"],
+    }.items():
+        pins = (REPOSITORY / file).read_text().splitlines()
+        pinned = [Requirement(line) for line in pins if line and line.lstrip()[0] != "#"]
+        assert all(str(each.specifier).startswith("==") for each in pinned)
+        names = {canonicalize_name(each.name) for each in pinned}
+        assert {canonicalize_name(Requirement(each).name) for each in wanted} <= names

@@ -1,13 +1,20 @@
+import hashlib
+import io
+import json
+import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import download
-from catsdogs import downloads, weights
-from catsdogs.downloads import Remote, fetch
+from catsdogs.data import downloads
+from catsdogs.data.downloads import Remote, fetch
+from catsdogs.models import weights
 from catsdogs.stage import UserError
 
 import pytest
-from conftest import STAND_IN_WEIGHTS, Server, photo
+import yaml
+from conftest import REPOSITORY, STAND_IN_WEIGHTS, Server, merge, photo
 
 CONTENT = bytes(range(256)) * 5000
 
@@ -18,9 +25,12 @@ def no_pause(monkeypatch):
 
 
 def digest_of(content):
-    import hashlib
-
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def kept(folder):
+    """The files of a folder of downloads, but for their locks."""
+    return [path for path in folder.iterdir() if path.suffix != ".lock"]
 
 
 def cut(count):
@@ -37,7 +47,7 @@ def test_a_file_is_fetched_once(server, tmp_path):
     assert fetch(remote, tmp_path).read_bytes() == CONTENT
     assert fetch(remote, tmp_path).read_bytes() == CONTENT
     assert len(server.requests) == 1
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(kept(tmp_path)) == 1
 
 
 def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
@@ -58,6 +68,41 @@ def test_a_later_process_goes_on_too(server, tmp_path, monkeypatch):
         fetch(remote, tmp_path)
     assert fetch(remote, tmp_path).read_bytes() == CONTENT
     assert server.requests[1][2]["Range"].startswith("bytes=1")
+
+
+def test_two_processes_do_not_disturb_each_other(server, tmp_path, capsys):
+    """The second waits, and finds the file."""
+    started = threading.Event()
+
+    def slow(request):
+        started.set()
+        time.sleep(0.5)
+        Server.serve(request, CONTENT)
+
+    server.answers = [slow]
+    remote = Remote(f"{server.url}/a.zip")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(fetch, remote, tmp_path)
+        started.wait()
+        second = pool.submit(fetch, remote, tmp_path)
+        assert first.result() == second.result()
+    assert first.result().read_bytes() == CONTENT
+    assert len(server.requests) == 1
+    assert "another process downloads" in capsys.readouterr().out
+
+
+def test_a_part_of_unknown_version_is_not_continued(server, tmp_path, monkeypatch):
+    """Killed when it had begun the new version's part, and not yet noted which it is."""
+    server.files["/a.zip"] = CONTENT
+    server.answers = [cut(200_000)]
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    remote = Remote(f"{server.url}/a.zip")
+    with pytest.raises(UserError, match="cannot download"):
+        fetch(remote, tmp_path)
+    (version,) = tmp_path.glob("*.version")
+    version.unlink()
+    assert fetch(remote, tmp_path).read_bytes() == CONTENT
+    assert "Range" not in server.requests[1][2]
 
 
 def test_a_file_that_changed_meanwhile_is_fetched_anew(server, tmp_path):
@@ -127,14 +172,14 @@ def test_a_refusal_is_one_line_and_hides_the_query(server, tmp_path, code):
     with pytest.raises(UserError, match=f"answers {code}") as error:
         fetch(Remote(f"{server.url}/a.zip?key=secret"), tmp_path)
     assert "secret" not in str(error.value)
-    assert not list(tmp_path.iterdir())
+    assert not kept(tmp_path)
 
 
 def test_wrong_bytes_are_not_kept(server, tmp_path):
     server.files["/a.zip"] = CONTENT
     with pytest.raises(UserError, match="is not the file that is expected"):
         fetch(Remote(f"{server.url}/a.zip", digest_of(b"other")), tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not kept(tmp_path)
 
 
 def test_a_kept_file_that_rotted_is_fetched_anew(server, tmp_path):
@@ -151,8 +196,6 @@ def test_no_network_says_what_to_do(tmp_path):
 
 
 def archive_of(layout):
-    import io
-
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for number in range(6):
@@ -161,29 +204,37 @@ def archive_of(layout):
     return stream.getvalue()
 
 
-def run_download(checkout, monkeypatch, source):
-    checkout.change_params({"data": {"source": source}})
-    monkeypatch.chdir(checkout.path)
-    monkeypatch.setattr(fetch, "__defaults__", (checkout.path / ".cache",))
-    monkeypatch.setattr(downloads.fetch_kaggle, "__defaults__", (checkout.path / ".cache",))
-    download.main()
-    with zipfile.ZipFile("data/raw/images.zip") as stored:
-        return stored.namelist()
+@pytest.fixture
+def run_download(tmp_path, monkeypatch):
+    """Run the stage on a source; return the names of the images that it stores."""
+    monkeypatch.chdir(tmp_path)
+    for function in (fetch, downloads.fetch_kaggle):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path / ".cache",))
+
+    def run(source, **changes):
+        values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+        merge(values, {"data": {"source": source, "sample_images": 20}, **changes})
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+        download.main()
+        with zipfile.ZipFile("data/raw/images.zip") as stored:
+            return stored.namelist()
+
+    return run
 
 
-def test_microsoft(server, checkout, monkeypatch):
+def test_microsoft(server, run_download, monkeypatch):
     content = archive_of(lambda kind, number: f"PetImages/{kind.title()}/{number}.jpg")
     server.files["/pets.zip"] = content
     remote = Remote(f"{server.url}/pets.zip", digest_of(content))
     monkeypatch.setattr(download, "MICROSOFT", remote)
-    names = run_download(checkout, monkeypatch, "microsoft")
+    names = run_download("microsoft")
     assert names[:2] == ["cat/0.jpg", "cat/1.jpg"]
     assert len(names) == 12
 
 
-def test_a_url(server, checkout, monkeypatch):
+def test_a_url(server, run_download):
     server.files["/mine.zip"] = archive_of(lambda kind, number: f"train/{kind}.{number}.jpg")
-    assert len(run_download(checkout, monkeypatch, f"{server.url}/mine.zip")) == 12
+    assert len(run_download(f"{server.url}/mine.zip")) == 12
 
 
 @pytest.fixture
@@ -197,6 +248,7 @@ def kaggle(server, monkeypatch):
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, server.url)
 
     def redirect(request):
+        server.asked = json.loads(request.body)
         request.send_response(302)
         request.send_header("Location", f"{server.url}/signed/train.zip?token=secret")
         request.send_header("Content-Length", "0")
@@ -206,13 +258,15 @@ def kaggle(server, monkeypatch):
     return server
 
 
-def test_kaggle(kaggle, checkout, monkeypatch):
+def test_kaggle(kaggle, run_download):
     kaggle.files["/signed/train.zip"] = archive_of(
         lambda kind, number: f"train/{kind}.{number}.jpg"
     )
-    names = run_download(checkout, monkeypatch, "kaggle")
+    names = run_download("kaggle")
     assert len(names) == 12
-    assert kaggle.requests[0][1].endswith("/dogs-vs-cats/train.zip")
+    assert kaggle.asked == {"competitionName": "dogs-vs-cats", "fileName": "train.zip"}
+    run_download("kaggle")
+    assert len(kaggle.requests) == 2, "nothing is asked once the file is here"
 
 
 def test_kaggle_whose_rules_were_not_accepted(kaggle, tmp_path):
@@ -241,23 +295,20 @@ def test_kaggle_without_credentials(checkout, monkeypatch):
 @pytest.mark.parametrize(
     "source", ["sampel", "nowhere/photos.zip", "/nowhere/photos.zip", "~nobody/x"]
 )
-def test_a_source_that_is_nothing(checkout, source):
-    checkout.change_params({"data": {"source": source}})
-    result = checkout.script("download", check=False)
-    assert result.returncode == 1
-    assert result.stderr.startswith(
-        f"error: data.source is '{source}': neither sample, microsoft,"
-    )
-    assert result.stderr.count("\n") == 1
-    assert not (checkout.path / "data").exists()
+def test_a_source_that_is_nothing(run_download, tmp_path, source):
+    with pytest.raises(UserError) as error:
+        run_download(source)
+    said = str(error.value)
+    assert said.startswith(f"data.source is '{source}': neither sample, microsoft, kaggle")
+    assert "\n" not in said
+    assert not (tmp_path / "data").exists()
 
 
-def test_imagenet_weights_come_while_download_runs(server, checkout, monkeypatch):
+def test_imagenet_weights_come_while_download_runs(server, run_download, monkeypatch):
     server.files["/notop.h5"] = b"weights"
     remote = Remote(f"{server.url}/notop.h5", digest_of(b"weights"))
     monkeypatch.setattr(weights, "IMAGENET", remote)
-    checkout.change_params({"train_inception": {"weights": "imagenet"}})
-    run_download(checkout, monkeypatch, "sample")
+    run_download("sample", train_inception={"weights": "imagenet"})
     assert [path for _, path, _ in server.requests] == ["/notop.h5"]
     assert weights.locate("imagenet").read_bytes() == b"weights"
 

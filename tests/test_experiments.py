@@ -12,12 +12,11 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from io import BytesIO
 from urllib.parse import quote
 
-from catsdogs import results
+from catsdogs.commands import results
 
 import numpy as np
 import pandas as pd
@@ -27,11 +26,11 @@ import yaml
 from conftest import photo, runs
 from kill import Repro
 from PIL import Image
+from processes import Python
 
 pytestmark = pytest.mark.slow
 MODELS = ("basic", "augmented", "inception")
 STATUS = ("dvc", "queue", "status")
-SYNC = ("python", "-m", "catsdogs.sync")
 STAGES = tuple(f"train_{model}" for model in MODELS)
 RESULTS = ("runs.json", "curves.csv", "predictions.csv")
 
@@ -88,11 +87,6 @@ def query(checkout, statement):
         return store.execute(statement).fetchall()
 
 
-def forget(checkout):
-    (checkout.path / "mlflow.db").unlink()
-    shutil.rmtree(checkout.path / "mlartifacts")
-
-
 def experiments(checkout):
     """DVC's experiments, by name, with the reference of Git's that holds each."""
     references = checkout.git("for-each-ref", "refs/exps", "--format=%(refname)").split()
@@ -106,7 +100,7 @@ def queued(made, tmp_path_factory):
     Tests may add experiments of their own; `names` has these three.
     """
     checkout = made.copy(tmp_path_factory.mktemp("queued") / "repository")
-    forget(checkout)
+    checkout.forget_runs()
     rates = "train_basic.learning_rate=1e-4,3e-4,2e-3"
     checkout.run("dvc", "exp", "run", "--queue", "--set-param", rates)
     checkout.run("dvc", "queue", "start", "--jobs", "2")
@@ -158,16 +152,16 @@ def test_every_run_has_what_its_stage_made(queued):
             assert values["evaluate/accuracy"] == scores[stage]["accuracy"]
             assert {step for key, step, _ in run["metrics"] if key == "val_loss"} == {1, 2}
             for file, path in {
-                "figures/accuracy.png": f"plots/{stage}_accuracy.png",
+                "figures/accuracy.png": f"plots/training/{stage}_accuracy.png",
                 "figures/mistakes.png": f"plots/evaluate/pictures/{stage}_mistakes.png",
-                "curves/learning.csv": f"plots/{stage}.csv",
-                "curves/roc.csv": f"plots/evaluate/curves/{stage}_roc.csv",
+                "curves/learning.csv": f"plots/training/{stage}.csv",
             }.items():
                 assert md5(run["files"][file]) == made[path]
         for file, path in {
             "report.html": "plots/report.html",
             "comparison.md": "metrics/compare.md",
             "predictions.csv": "data/predictions.csv",
+            "curves/roc.csv": "plots/evaluate/curves/roc.csv",
         }.items():
             assert md5(found[name]["files"][file]) == made[path]
 
@@ -192,13 +186,14 @@ def test_a_model_is_stored_once_and_every_run_of_it_leads_there(queued):
 
 def test_a_lost_store_is_written_again_and_the_second_time_nothing(queued):
     before = by_name(queued)
-    forget(queued)
+    (queued.path / "mlflow.db").unlink()
+    shutil.rmtree(queued.path / "mlartifacts")
     names = list(experiments(queued))
-    said = queued.run(*SYNC, *names).stdout
+    said = queued.catsdogs("sync", *names).stdout
     assert said.splitlines() == [f"{name}: recorded" for name in names]
     assert by_name(queued) == before
     store = query(queued, "select * from metrics order by run_uuid, key, step")
-    said = queued.run(*SYNC, *names).stdout
+    said = queued.catsdogs("sync", *names).stdout
     assert said.splitlines() == [f"{name}: nothing to do" for name in names]
     assert by_name(queued) == before
     assert query(queued, "select * from metrics order by run_uuid, key, step") == store
@@ -212,7 +207,7 @@ def test_what_dvc_took_from_its_cache_is_recorded_on_demand(queued):
         *("--set-param", "train_basic.learning_rate=0.001"),
     )
     assert "Running stage" not in result.stdout
-    said = queued.run(*SYNC).stdout.splitlines()
+    said = queued.catsdogs("sync").stdout.splitlines()
     assert {"workspace: recorded", "same: recorded"} < set(said)
     new = set(by_name(queued)) - known
     head = queued.git("rev-parse", "HEAD")[:7]
@@ -223,8 +218,8 @@ def test_what_dvc_took_from_its_cache_is_recorded_on_demand(queued):
 
 
 def test_the_best_model_is_named_and_answers(queued, tmp_path):
-    champion = ("python", "-m", "catsdogs.champion")
-    said = queued.run(*champion).stdout.splitlines()
+    champion = ("champion",)
+    said = queued.catsdogs(*champion).stdout.splitlines()
     trained = [run for run in runs(queued).values() if "model.md5" in run["tags"]]
     count = len({run["tags"]["model.md5"] for run in trained})
     assert said[0] == f"models:/catsdogs@champion is version 1, of {count} models:"
@@ -234,7 +229,7 @@ def test_the_best_model_is_named_and_answers(queued, tmp_path):
     }
     accuracy = max(values["evaluate/accuracy"] for values in scores.values())
     assert f"accuracy {accuracy:.4f}" in said[1]
-    assert queued.run(*champion).stdout.splitlines() == said, "no second version"
+    assert queued.catsdogs(*champion).stdout.splitlines() == said, "no second version"
     ((best,),) = query(
         queued, "select value from model_version_tags where key = 'model.md5' and version = 1"
     )
@@ -242,12 +237,12 @@ def test_the_best_model_is_named_and_answers(queued, tmp_path):
 
     image = tmp_path / "cat.jpg"
     image.write_bytes(photo(0, (100, 90)))
-    predict = ("python", "-m", "catsdogs.predict", "--model")
+    predict = ("predict", "--model")
     queued.change_params({"split": {"interpolation": "nearest"}})  # not what the model knows
-    answer = queued.run(*predict, "models:/catsdogs@champion", str(image)).stdout
+    answer = queued.catsdogs(*predict, "models:/catsdogs@champion", str(image)).stdout
     queued.git("checkout", "params.yaml")
     assert re.match(rf"{image}: (cat|dog) \d+\.\d%\n", answer)
-    refused = queued.run(*predict, "models:/catsdogs@nobody", str(image), check=False).stderr
+    refused = queued.catsdogs(*predict, "models:/catsdogs@nobody", str(image), check=False).stderr
     assert refused.startswith("error: MLflow has no models:/catsdogs@nobody: ")
 
     serve = ("mlflow", "models", "serve", "--env-manager", "local", "--model-uri")
@@ -320,70 +315,77 @@ def test_the_interface_overlays_their_curves(page, queued):
             card.get_by_text(f"{model} · {page.name} ({quantity})").wait_for(state="attached")
 
 
-def test_a_repeated_experiment_is_recorded_once(made, tmp_path):
-    copy = made.copy(tmp_path / "copy")
-    assert copy.run(*SYNC).stdout == "workspace: recorded\n", "which has been committed since"
+def test_a_repeated_experiment_is_recorded_once(copy):
+    """And no training of another code or model is deleted."""
+    assert copy.catsdogs("sync").stdout == "workspace: recorded\n", "it has been committed since"
     before = by_name(copy)
     copy.run("dvc", "repro", "--force", "--single-item", "train_basic")
-    assert len(runs(copy)) == len(before) + 2, "under way, it is one of its own"
+    assert len(runs(copy)) == len(before) + 1
     copy.run("dvc", "repro", "--force", "--single-item", "compare")
     assert by_name(copy) == before
+    source = copy.path / "src/catsdogs/models/cnn.py"
+    for function in ("elu", "gelu"):
+        source.write_text(re.sub('"relu"|"elu"', f'"{function}"', source.read_text()))
+        copy.run("dvc", "repro", "train_basic")
+    known = set(runs(copy))
+    assert len(known) == len(before) + 2
+    copy.run("dvc", "repro")
+    found = runs(copy)
+    assert known < set(found)
+    assert {run["status"] for run in found.values()} == {"FINISHED"}
+    trained = [run for run in found.values() if run["tags"].get("dvc.stage") == "train_basic"]
+    assert sorted("mlflow.parentRunId" in run["tags"] for run in trained) == [False, True, True]
 
 
-def test_a_commit_gets_its_name_when_it_is_made(made, tmp_path):
-    copy = made.copy(tmp_path / "copy")
-    forget(copy)
+def test_a_commit_gets_its_name_when_it_is_made(copy):
+    copy.forget_runs()
     copy.git("rm", "--quiet", "--cached", "dvc.lock")
     copy.commit_index()
     base = copy.git("rev-parse", "HEAD")[:7]
-    assert copy.run(*SYNC).stdout == "workspace: recorded\n"
+    assert copy.catsdogs("sync").stdout == "workspace: recorded\n"
     assert f"{base} + changes" in by_name(copy)
-    assert copy.run(*SYNC).stdout == "workspace: nothing to do\n"
+    assert copy.catsdogs("sync").stdout == "workspace: nothing to do\n"
     copy.commit()
     head = copy.git("rev-parse", "HEAD")
-    assert copy.run(*SYNC, "HEAD").stdout == "HEAD: recorded\n"
+    assert copy.catsdogs("sync", "HEAD").stdout == "HEAD: recorded\n"
     assert set(by_name(copy)) == {head[:7], *(f"{model} · {head[:7]}" for model in MODELS)}
     assert {run["tags"]["git.revision"] for run in runs(copy).values()} == {head.strip()}
-    assert copy.run(*SYNC).stdout == "workspace: nothing to do\n"
+    assert copy.catsdogs("sync").stdout == "workspace: nothing to do\n"
 
 
-def test_what_cannot_be_recorded_is_said_in_a_line(made, tmp_path):
-    copy = made.copy(tmp_path / "copy")
-    forget(copy)
-    result = copy.run(*SYNC, "nonsense", check=False)
+def test_what_cannot_be_recorded_is_said_in_a_line(copy):
+    copy.forget_runs()
+    result = copy.catsdogs("sync", "nonsense", check=False)
     assert (
         result.stderr
         == "error: nonsense is neither a revision of Git's nor an experiment of DVC's\n"
     )
-    away = ("env", "MLFLOW_TRACKING_URI=http://user:secret@127.0.0.1:9")
-    result = copy.run(*away, *SYNC, check=False)
+    away = {"MLFLOW_TRACKING_URI": "http://user:secret@127.0.0.1:9"}
+    result = copy.catsdogs("sync", check=False, **away)
     assert result.stderr.splitlines()[-1].startswith("error: MLflow cannot be written to: ")
     assert "secret" not in result.stderr
     shutil.rmtree(copy.path / ".dvc" / "cache")
-    result = copy.run(*SYNC, "HEAD", check=False)
+    result = copy.catsdogs("sync", "HEAD", check=False)
     assert re.search(r"error: DVC's cache lacks \S+ of [0-9a-f]{7}: `dvc pull` it", result.stderr)
     (copy.path / "models" / "train_basic.keras").write_bytes(b"another")
-    result = copy.run(*SYNC, "workspace", check=False)
+    result = copy.catsdogs("sync", "workspace", check=False)
     assert "models/train_basic.keras is not what dvc.lock has: run `dvc repro`" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 WRITER = """
-from catsdogs import tracking
-client = tracking.connect()
-experiment = tracking.open_experiment(client)
+from catsdogs.tracking import store
+client = store.connect()
+experiment = store.open_experiment(client)
 run = client.create_run(experiment).info.run_id
 for step in range(40):
-    tracking.log_metrics(client, run, {"loss": step, "accuracy": step}, step)
+    store.log_metrics(client, run, {step: {"loss": step, "accuracy": step}})
 """
 
 
 def test_parallel_writers_of_a_new_store_do_not_fail(checkout):
-    command = [sys.executable, "-c", WRITER]
-    started = [
-        subprocess.Popen(command, cwd=checkout.path, env=checkout.environment()) for _ in range(4)
-    ]
-    assert [each.wait() for each in started] == [0] * 4
+    started = [Python(WRITER, checkout.path, checkout.environment()) for _ in range(4)]
+    assert [each.wait().returncode for each in started] == [0] * 4
     assert query(checkout, "select count(*) from metrics") == [(4 * 40 * 2,)]
     assert query(checkout, "select count(*) from experiments where name = 'catsdogs'") == [(1,)]
 
@@ -392,48 +394,42 @@ def md5(content):
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def test_an_experiment_up_to_one_training_is_recorded_as_far_as_it_goes(made, tmp_path):
+def test_an_experiment_up_to_one_training_is_recorded_as_far_as_it_goes(copy):
     """Its two other models are the commit's; the commit's evaluation is of another model."""
-    copy = made.copy(tmp_path / "copy")
-    forget(copy)
+    copy.forget_runs()
     change = ("--set-param", "train_basic.learning_rate=0.01")
     copy.run("dvc", "exp", "run", "--temp", "--name", "part", *change, "train_basic")
     begun = runs(copy)
-    assert {run["name"] for run in begun.values()} == {"part", "basic · part"}
+    assert {run["name"] for run in begun.values()} == {"basic · part"}
     assert {run["status"] for run in begun.values()} == {"FINISHED"}
-    assert copy.run(*SYNC, "part").stdout == "part: recorded\n"
+    assert copy.catsdogs("sync", "part").stdout == "part: recorded\n"
     found = by_name(copy)
     assert set(found) == {"part", *(f"{model} · part" for model in MODELS)}
     assert set(begun) < set(runs(copy)), "completed, not written anew"
     assert not any("/" in key for run in found.values() for key, _, _ in run["metrics"])
-    assert copy.run(*SYNC, "part").stdout == "part: nothing to do\n"
-    forget(copy)
-    assert copy.run(*SYNC, "part").stdout == "part: recorded\n"
+    assert copy.catsdogs("sync", "part").stdout == "part: nothing to do\n"
+    copy.forget_runs()
+    assert copy.catsdogs("sync", "part").stdout == "part: recorded\n"
     again = by_name(copy)
     assert {name: run["metrics"] for name, run in again.items()} == {
         name: run["metrics"] for name, run in found.items()
     }
 
 
-def test_sync_leaves_a_training_that_runs_alone(made, tmp_path):
-    copy = made.copy(tmp_path / "copy")
-    forget(copy)
+def test_sync_leaves_a_training_that_runs_alone(copy):
+    copy.forget_runs()
     copy.change_params({"train_basic": {"epochs": 500}})
     running = Repro(copy, "train_basic")
-    while not any(run["tags"].get("dvc.stage") for run in stored(copy).values()):
+    while not any(run["tags"].get("dvc.stage") for run in runs(copy).values()):
         time.sleep(1)
-    before = set(stored(copy))
-    said = copy.run(*SYNC, "workspace", check=False).stderr
+    before = set(runs(copy))
+    said = copy.catsdogs("sync", "workspace", check=False).stderr
     assert "is not what dvc.lock has" in said, "DVC has removed the outputs"
-    assert set(stored(copy)) == before, "and nothing was begun"
-    assert copy.run(*SYNC, "HEAD").stdout == "HEAD: recorded\n"
+    assert set(runs(copy)) == before, "and nothing was begun"
+    assert copy.catsdogs("sync", "HEAD").stdout == "HEAD: recorded\n"
     running.kill(signal.SIGTERM, everything=True)
-    assert before < set(stored(copy))
-    assert len(stored(copy)) == len(before) + 4, "the commit's are runs of their own"
-
-
-def stored(checkout):
-    return runs(checkout) if (checkout.path / "mlflow.db").exists() else {}
+    assert before < set(runs(copy))
+    assert len(runs(copy)) == len(before) + 4, "the commit's are runs of their own"
 
 
 @pytest.fixture
@@ -447,11 +443,11 @@ def unkept(queued, tmp_path):
 
 def test_results_of_experiments_can_be_kept_in_git_and_made_again(unkept):
     checkout, names = unkept, unkept.names
-    checkout.run("python", "-m", "catsdogs.results", names[2])
-    checkout.run("python", "-m", "catsdogs.results", *names[:2])  # the third one stays
+    checkout.catsdogs("results", names[2])
+    checkout.catsdogs("results", *names[:2])  # the third one stays
     folder = checkout.path / "docs/results"
     kept = {name: (folder / name).read_bytes() for name in RESULTS}
-    checkout.run("python", "-m", "catsdogs.results", *names)
+    checkout.catsdogs("results", *names)
     assert kept == {name: (folder / name).read_bytes() for name in RESULTS}
 
     described = json.loads(kept["runs.json"])
@@ -470,7 +466,7 @@ def test_results_of_experiments_can_be_kept_in_git_and_made_again(unkept):
             assert (made[stage] - answers).between(0, 1e-4).all()
             assert model["evaluated"] == scores[stage]
             own = curves[(curves["experiment"] == name) & (curves["model"] == stage)]
-            written = pd.read_csv(checkout.path / f"plots/{stage}.csv")
+            written = pd.read_csv(checkout.path / f"plots/training/{stage}.csv")
             assert own[list(written)].reset_index(drop=True).equals(written)
     checkout.git("checkout", "--quiet", "--force", "HEAD")
     checkout.run(*shlex.split(described[names[0]]["command"].replace(names[0], "again")))
@@ -480,17 +476,17 @@ def test_results_of_experiments_can_be_kept_in_git_and_made_again(unkept):
 
 def test_an_experiment_whose_results_cannot_be_kept_leaves_them_as_they_are(unkept):
     checkout, (name, *_) = unkept, unkept.names
-    checkout.run("python", "-m", "catsdogs.results", name)
+    checkout.catsdogs("results", name)
     folder = checkout.path / "docs/results"
     kept = {file: (folder / file).read_bytes() for file in RESULTS}
-    failed = checkout.run("python", "-m", "catsdogs.results", name, "nobody", check=False)
+    failed = checkout.catsdogs("results", name, "nobody", check=False)
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: nobody is no experiment")
     assert kept == {file: (folder / file).read_bytes() for file in RESULTS}
     checkout.run("dvc", "exp", "run", "--name", "partial", "-S", "train_basic.seed=5", "split")
-    failed = checkout.run("python", "-m", "catsdogs.results", "partial", check=False)
+    failed = checkout.catsdogs("results", "partial", check=False)
     assert "partial did not run with the train_basic.seed of its params.yaml" in failed.stderr
-    table = checkout.run("python", "-m", "catsdogs.experiments").stdout
+    table = checkout.catsdogs("experiments").stdout
     assert re.search(r"\n  partial  +[\d-]+ +train_basic.seed=5\n", table), "no score is its own"
     assert re.search(rf"\n  {name}  +[\d-]+(  0\.\d{{4}} *){{3}}", table)
     assert kept == {file: (folder / file).read_bytes() for file in RESULTS}
@@ -498,21 +494,21 @@ def test_an_experiment_whose_results_cannot_be_kept_leaves_them_as_they_are(unke
     described = json.loads(kept["runs.json"])
     described[name]["images"]["validation.csv"] = "0" * 32
     (folder / "runs.json").write_text(json.dumps({"other": described[name]}))
-    failed = checkout.run("python", "-m", "catsdogs.results", name, check=False)
+    failed = checkout.catsdogs("results", name, check=False)
     assert f"{name} was judged by other images than other: name another --folder" in failed.stderr
-    checkout.run("python", "-m", "catsdogs.results", "--folder", "elsewhere", name)
+    checkout.catsdogs("results", "--folder", "elsewhere", name)
     assert kept == {file: (checkout.path / "elsewhere" / file).read_bytes() for file in RESULTS}
     # Of an experiment that is forgotten, with more images than this one has.
     (checkout.path / "elsewhere/runs.json").write_text("{}")
     with (checkout.path / "elsewhere/predictions.csv").open("a") as table:
         table.write((folder / "predictions.csv").read_text().partition("\n")[2])
-    checkout.run("python", "-m", "catsdogs.results", "--folder", "elsewhere", name)
+    checkout.catsdogs("results", "--folder", "elsewhere", name)
     assert kept == {file: (checkout.path / "elsewhere" / file).read_bytes() for file in RESULTS}
 
     script = checkout.path / "src/train_basic.py"
     script.write_text(script.read_text() + "\n")
     checkout.run("dvc", "exp", "run", "--temp", "--name", "edited")
-    failed = checkout.run("python", "-m", "catsdogs.results", "edited", check=False)
+    failed = checkout.catsdogs("results", "edited", check=False)
     assert "edited was run with another src/train_basic.py than" in failed.stderr
 
 

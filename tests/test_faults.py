@@ -17,8 +17,10 @@ import requests
 from conftest import PHOTOGRAPHS, STAND_IN_WEIGHTS, Checkout
 from kill import Repro, locked
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 STAGES = ("download", "split", "train_basic", "evaluate", "compare")
+# No file may grow beyond so many bytes.
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 
 
 def contents(checkout):
@@ -39,10 +41,8 @@ def fails_in_one_line(result, *said):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_room(copy, stage):
-    """No file may grow beyond a kilobyte."""
     before = contents(copy)
-    limited = f"ulimit -f 2 && exec {sys.executable} src/{stage}.py"
-    result = copy.run("sh", "-c", limited, check=False)
+    result = copy.script(stage, before=LIMIT.format(size=1000), check=False)
     fails_in_one_line(result, "File too large: make room and run again")
     after = contents(copy)
     assert set(after) == set(before), "no half file is left, none is lost"
@@ -53,11 +53,11 @@ def test_no_room(copy, stage):
 def test_no_room_for_the_model(copy):
     """The checkpoints are left out, so that the figures are written and the model is not."""
     copy.change_params({"runtime": {"checkpoint_steps": 1000}, "train_basic": {"dense": [99]}})
-    limited = f"ulimit -f 200 && exec {sys.executable} src/train_basic.py"
-    result = copy.run("sh", "-c", limited, check=False)
+    result = copy.script("train_basic", before=LIMIT.format(size=100_000), check=False)
     fails_in_one_line(result, "models/train_basic.keras", "make room and run again")
 
 
+@slow
 def test_a_full_disk(made, tmp_path):
     """The checkout on a file system that is too small for the split."""
     disk = tmp_path / "disk"
@@ -81,7 +81,7 @@ def test_a_full_disk(made, tmp_path):
         (disk / "ballast").unlink()
         checkout.script("split")
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_read_only_folder(copy):
@@ -96,6 +96,7 @@ def test_a_read_only_folder(copy):
     fails_in_one_line(result, "data/split/", "Permission denied")
 
 
+@slow
 def test_two_at_once(copy):
     """The second is refused by DVC while the first one's stage runs, and disturbs nothing."""
     reference = locked(copy)
@@ -178,30 +179,24 @@ class Line:
 def train(checkout, address, at_epoch_2=None):
     """Train under a tracking address; return what the stage said on stderr."""
     patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-u", "src/train_basic.py"],
-        cwd=checkout.path,
-        env=checkout.environment() | patience | {"MLFLOW_TRACKING_URI": address},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if at_epoch_2 and line.startswith("Epoch 2/"):
-            at_epoch_2()
-    errors = process.stderr.read()
-    assert process.wait() == 0, errors
-    assert "Traceback" not in errors
-    return errors
+    process = checkout.start("train_basic", MLFLOW_TRACKING_URI=address, **patience)
+    if at_epoch_2:
+        process.wait_for("Epoch 2/")
+        at_epoch_2()
+    result = process.wait()
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stderr
 
 
 WARNING = "warning: train_basic is not recorded in MLflow"
 
 
+@slow
 @pytest.mark.parametrize("fault", ["slow", "cut", "silent", "silent from the start", "500"])
 def test_a_server_in_trouble(copy, mlflow_server, server, fault):
     before = contents(copy)
-    shutil.rmtree(copy.path / "models")
+    (copy.path / "models/train_basic.keras").unlink()
     line = Line(mlflow_server, delay=0.1 if fault == "slow" else 0)
     if fault == "500":
         server.fails = True
@@ -248,6 +243,7 @@ def three_gigabytes():
     pytest.skip("only root can bound a group's memory")
 
 
+@slow
 @pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason="the real photographs are not here")
 def test_three_gigabytes_are_enough_for_25000_photographs(three_gigabytes, tmp_path):
     checkout = Checkout(tmp_path / "repository")

@@ -1,9 +1,10 @@
 import threading
 
-from catsdogs import features, layout
-from catsdogs.augmentation import Augmentation
-from catsdogs.batches import FixedBatches, Subset, TrainingBatches
-from catsdogs.features import BoundedViews, FeatureCache, Features, pack, unpack
+from catsdogs import layout
+from catsdogs.data.augmentation import Augmentation
+from catsdogs.data.batches import FixedBatches, Subset, TrainingBatches
+from catsdogs.models import features
+from catsdogs.models.features import BoundedViews, CachedFeatures, FeatureCache, pack, unpack
 from catsdogs.runtime import Runtime
 
 import numpy as np
@@ -60,6 +61,10 @@ def draw(count=4, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
 
 
+def ask(cache, images):
+    return cache.get(cache.key(images), lambda: images)
+
+
 def files(folder):
     return [path for path in folder.glob("*/*") if path.is_file()]
 
@@ -75,10 +80,9 @@ def test_packing_loses_nothing(tmp_path_factory, bits):
     """Every bit of every float, whatever it stands for: zeros of both signs, NaN, infinity."""
     path = tmp_path_factory.mktemp("packed") / "features"
     path.write_bytes(pack(bits.view(np.float32)))
-    with path.open("rb") as file:
-        assert np.array_equal(unpack(file.fileno(), bits.shape[1:]).view(np.uint32), bits)
-        for row, each in enumerate(bits):
-            assert np.array_equal(unpack(file.fileno(), each.shape, row).view(np.uint32), each)
+    assert np.array_equal(unpack(path, bits.shape[1:]).view(np.uint32), bits)
+    for row, each in enumerate(bits):
+        assert np.array_equal(unpack(path, each.shape, row).view(np.uint32), each)
 
 
 def test_zeros_take_a_bit_each():
@@ -92,18 +96,18 @@ def test_what_is_not_whole_is_not_read(tmp_path):
     path = tmp_path / "features"
     for end in range(len(content)):
         path.write_bytes(content[:end])
-        with path.open("rb") as file, pytest.raises(EOFError):
-            unpack(file.fileno(), (12,))
+        with pytest.raises((ValueError, IndexError)):
+            unpack(path, (12,))
 
 
 def test_features_are_computed_once_and_are_the_trunks(cache, folder):
     trunk, images = build_trunk(), draw()
-    first, second = cache.features(images), cache.features(images)
+    first, second = ask(cache, images), ask(cache, images)
     assert cache.computed == 1
     assert first.tobytes() == second.tobytes()
     assert np.allclose(first, trunk(images, training=False), atol=1e-5)
     later = FeatureCache(build_trunk(), PINNED, 1)
-    assert later.features(images).tobytes() == first.tobytes()
+    assert ask(later, images).tobytes() == first.tobytes()
     assert (later.computed, later.read) == (0, 1)
     assert len(files(folder)) == 1
 
@@ -113,34 +117,34 @@ def test_what_is_changed_never_meets_old_features(cache):
     other = images.copy()
     other[3, 11, 11, 2] ^= 1
     names = {
-        cache.name(images),
-        cache.name(other),
-        cache.name(images[:3]),
-        FeatureCache(build_trunk(bias=1e-6), PINNED, 1).name(images),
-        FeatureCache(build_trunk(), PINNED.model_copy(update={"threads": 3}), 1).name(images),
-        FeatureCache(build_trunk(), PINNED.model_copy(update={"onednn": False}), 1).name(images),
+        cache.key(images),
+        cache.key(other),
+        cache.key(images[:3]),
+        FeatureCache(build_trunk(bias=1e-6), PINNED, 1).key(images),
+        FeatureCache(build_trunk(), PINNED.model_copy(update={"threads": 3}), 1).key(images),
+        FeatureCache(build_trunk(), PINNED.model_copy(update={"onednn": False}), 1).key(images),
     }
     assert len(names) == 6
-    assert FeatureCache(build_trunk(), PINNED, 2).name(images) == cache.name(images)
+    assert FeatureCache(build_trunk(), PINNED, 2).key(images) == cache.key(images)
 
 
 def test_damage_is_computed_anew(cache, folder):
     images = draw()
-    first = cache.features(images)
+    first = ask(cache, images)
     (path,) = files(folder)
     content = path.read_bytes()
     for damaged in (b"", content[:-1], content[:3], content + b"x"):
         path.write_bytes(damaged)
-        assert cache.features(images).tobytes() == first.tobytes()
+        assert ask(cache, images).tobytes() == first.tobytes()
         assert path.read_bytes() == content
 
 
 def test_the_cache_is_bounded_and_the_longest_unused_goes_first(folder):
-    size = len(pack(FeatureCache(build_trunk(), PINNED, 1).features(draw())))
+    size = len(pack(ask(FeatureCache(build_trunk(), PINNED, 1), draw())))
     cache = FeatureCache(build_trunk(), PINNED, 10.5 * size / 1e9)
     for seed in range(30):
-        cache.features(draw(seed=seed))
-        cache.features(draw(seed=0))  # is used again and again
+        ask(cache, draw(seed=seed))
+        ask(cache, draw(seed=0))  # is used again and again
         assert sum(path.stat().st_size for path in files(folder)) <= cache.limit
     assert len(files(folder)) >= 5
     assert cache.computed == 29, "what was in use went"
@@ -152,9 +156,7 @@ def test_without_room_features_are_computed_and_it_is_said_once(cache, monkeypat
 
     monkeypatch.setattr(features, "replacing", full)
     for _ in range(2):
-        assert np.allclose(
-            cache.features(draw()), build_trunk()(draw(), training=False), atol=1e-5
-        )
+        assert np.allclose(ask(cache, draw()), build_trunk()(draw(), training=False), atol=1e-5)
     assert cache.computed == 2
     assert capsys.readouterr().err.count("features are not kept: [Errno 28] No space left") == 1
 
@@ -163,7 +165,7 @@ def test_without_a_folder_features_are_computed_and_it_is_said_once(cache, folde
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.write_text("a file, where the folder should be")
     for _ in range(2):
-        cache.features(draw())
+        ask(cache, draw())
     assert cache.computed == 2
     assert capsys.readouterr().err.count("features are not kept: ") == 1
 
@@ -172,11 +174,11 @@ def test_two_at_once_share_the_work(cache, folder):
     barrier = threading.Barrier(2)
     results = []
 
-    def ask():
+    def ask_all():
         barrier.wait()
-        results.extend(cache.features(draw(seed=seed)).tobytes() for seed in range(20))
+        results.extend(ask(cache, draw(seed=seed)).tobytes() for seed in range(20))
 
-    threads = [threading.Thread(target=ask) for _ in range(2)]
+    threads = [threading.Thread(target=ask_all) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -194,11 +196,11 @@ def subset():
 def test_batches_become_features(cache, subset):
     training = TrainingBatches(draw(COUNT), subset, 4, 1, AUGMENTATION)
     for batches in (training, FixedBatches(draw(COUNT), subset, 4)):
-        seen, labels = Features(batches, cache)(1)
+        seen, labels = CachedFeatures(batches, cache)(1)
         images, theirs = batches(1)
-        assert np.array_equal(seen, cache.features(images))
+        assert np.array_equal(seen, ask(cache, images))
         assert np.array_equal(labels, theirs)
-    assert len(Features(FixedBatches(draw(COUNT), subset, 4), cache)) == 3
+    assert len(CachedFeatures(FixedBatches(draw(COUNT), subset, 4), cache)) == 3
 
 
 def test_each_image_has_so_many_views(cache, subset):

@@ -1,9 +1,14 @@
+import multiprocessing
+import os
+import signal
 import struct
+import zipfile
 import zlib
 from io import BytesIO
 
-from catsdogs.images import UnusableImage, decode
-from catsdogs.pixels import PixelReader, PixelWriter
+from catsdogs.data import images
+from catsdogs.data.images import UnusableImage, decode
+from catsdogs.stage import UserError
 
 import numpy as np
 import pytest
@@ -126,21 +131,36 @@ def test_what_cannot_be_used_has_a_reason(content, reason):
 
 
 def test_a_large_image_is_used_where_it_may_be():
-    image = Image.new("L", (20_000, 4_000), 77)
-    assert is_plain(read(encode(image, "PNG"), max_megapixels=100), (77, 77, 77))
+    """Larger than what Pillow warns of."""
+    image = Image.new("L", (10_000, 9_500), 77)
+    assert is_plain(read(encode(image, "JPEG"), max_megapixels=100), (77, 77, 77), 1)
 
 
-def test_rows_come_back_as_they_were_written(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
-    path = tmp_path / "images.npy"
-    with path.open("wb") as file:
-        writer = PixelWriter(file, 4)
-        assert [writer.append(image) for image in images] == [0, 1, 2, 3, 4]
-        writer.close()
-    assert np.array_equal(np.load(path), images)
-    reader = PixelReader(path)
-    assert len(reader) == 5
-    assert np.array_equal(reader[[4, 0, 4]], images[[4, 0, 4]])
-    assert reader[[]].shape == (0, 4, 4, 3)
-    with pytest.raises(IndexError):
-        reader[[5]]
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_workers_start_in_every_way(tmp_path, method):
+    """Windows and macOS spawn them, Linux forks them; the order is the archive's."""
+    photos = [photo(number) for number in range(3 * images.CHUNK)]
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for number, content in enumerate(photos):
+            archive.writestr(f"cat/{number}.jpg", content)
+        archive.writestr("cat/empty.jpg", b"")
+    usual = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        *decoded, empty = images.decode_archive(tmp_path / "images.zip", 8, "bilinear", 1)
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
+    assert [name for name, _ in decoded] == [f"cat/{i}.jpg" for i in range(len(photos))]
+    for (_, pixels), content in zip(decoded, photos, strict=True):
+        assert np.array_equal(pixels, read(content, interpolation="bilinear"))
+    assert empty == ("cat/empty.jpg", "the file is empty")
+
+
+def test_a_worker_that_is_killed_is_one_line(tmp_path, monkeypatch):
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("the killer reaches a worker by a fork alone")
+    monkeypatch.setattr(images, "decode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("cat/1.jpg", photo(1))
+    with pytest.raises(UserError, match=r"was killed, .* lower split\.max_megapixels"):
+        list(images.decode_archive(tmp_path / "images.zip", 8, "nearest", 1))

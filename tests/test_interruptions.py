@@ -5,74 +5,67 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from catsdogs import checkpoints, layout
-from catsdogs.checkpoints import State, hold
+from catsdogs import layout
+from catsdogs.training import checkpoints
+from catsdogs.training.checkpoints import State, hold
 
 import numpy as np
 import pytest
 import yaml
 from kill import Repro
 
-pytestmark = pytest.mark.slow
-
-# Runs a stage that dies, as if by a power cut, when it has written a file but not yet renamed it.
+# Ends a process, as a power cut does, when it has written a file but not yet renamed it.
 KILLER = """
-import os, runpy, signal, sys
-stage, last = sys.argv[1], int(sys.argv[2])
-written = 0
+import os, pathlib, signal
+left = {count}
 
-def fsync(file, sync=os.fsync):
-    global written
-    written += 1
-    if written == last:
+def replace(part, path, replace=pathlib.Path.replace):
+    global left
+    left -= path.name == {name!r}
+    if not left:
         os.kill(os.getpid(), signal.SIGKILL)
-    sync(file)
+    return replace(part, path)
 
-os.fsync = fsync
-sys.path[0] = "src"
-runpy.run_path(f"src/{stage}.py", run_name="__main__")
+pathlib.Path.replace = replace
 """
 
 
 def outputs(checkout, stage):
-    names = [f"models/{stage}.keras", f"plots/{stage}.csv", f"metrics/{stage}.json"]
-    names += [f"plots/{stage}_accuracy.png", f"plots/{stage}_loss.png"]
-    return {name: (checkout.path / name).read_bytes() for name in names}
+    paths = [layout.model(stage), layout.facts(stage), layout.curves(stage), layout.metrics(stage)]
+    paths += [layout.curve_figure(stage, quantity) for quantity in ("accuracy", "loss")]
+    return {path: (checkout.path / path).read_bytes() for path in paths}
 
 
 def remove_outputs(checkout, stage):
     """What DVC does before it runs a stage."""
-    for name in outputs(checkout, stage):
-        (checkout.path / name).unlink()
+    for path in outputs(checkout, stage):
+        (checkout.path / path).unlink()
 
 
 @pytest.fixture
-def copy(made, tmp_path):
+def copy(copy):
     """A checkout in which only the trainings are to be done, and what they make undisturbed."""
-    copied = made.copy(tmp_path / "copy")
     stages = ("train_basic", "train_inception")
-    copied.unbroken = {stage: outputs(copied, stage) for stage in stages}
+    copy.unbroken = {stage: outputs(copy, stage) for stage in stages}
     for stage in stages:
-        remove_outputs(copied, stage)
-    (copied.path / "models/train_augmented.keras").unlink()
-    (copied.path / "mlflow.db").unlink()
-    return copied
+        remove_outputs(copy, stage)
+    (copy.path / "models/train_augmented.keras").unlink()
+    copy.forget_runs()
+    return copy
 
 
-def killed(checkout, stage, write):
-    """Run a stage that dies at its so-manyeth write; return what it said, or None if it ended."""
-    result = checkout.run(sys.executable, "-c", KILLER, stage, str(write), check=False)
-    assert result.returncode in (0, -signal.SIGKILL), result.stderr
-    return result.stdout if result.returncode else None
+def killed(checkout, stage, name, count=1):
+    """Kill a stage at the so-manyeth file of a name that it writes; return what it printed."""
+    result = checkout.script(stage, before=KILLER.format(name=name, count=count), check=False)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    return result.stdout
 
 
 def saved(checkout):
-    return sorted((checkout.path / ".cache" / "checkpoints").glob("*/state.npz"))
+    return sorted((checkout.path / ".cache/checkpoints").glob("*/state.npz"))
 
 
 def query(checkout, statement):
@@ -85,10 +78,11 @@ def trainings(checkout):
     return query(
         checkout,
         "select tags.value, status from runs join tags using (run_uuid) "
-        "where tags.key = 'dvc.stage' and lifecycle_stage = 'active'",
+        "where tags.key = 'dvc.stage' and lifecycle_stage = 'active' order by start_time",
     )
 
 
+@pytest.mark.slow
 def test_death_at_a_checkpoint_and_at_every_kind_of_output(copy):
     """Of a training with dropout, two phases, a rate that changes and weights that are averaged.
 
@@ -100,14 +94,22 @@ def test_death_at_a_checkpoint_and_at_every_kind_of_output(copy):
     copy.change_params({stage: how | {"fine_tuning": tuned}})
     copy.script(stage)
     unbroken = outputs(copy, stage)
-    assert json.loads(unbroken[f"metrics/{stage}.json"])["steps"] == 9
+    assert json.loads(unbroken[layout.facts(stage)])["steps"] == 9
     remove_outputs(copy, stage)
-    reached = [0, 2, 6, 8, 9, 9, 9]  # of 6 steps and 3 more
-    for step, write in zip(reached, (4, 5, 3, 3, 2, 4, 6), strict=True):
-        said = killed(copy, stage, write)
-        assert said is not None
+    # The step after which it goes on, of 6 and 3 more, and what it then writes when it is killed.
+    for step, name, count in (
+        (0, "state.npz", 3),
+        (2, "state.npz", 5),
+        (6, "state.npz", 3),
+        (8, f"{stage}.csv", 1),
+        (9, f"{stage}_loss.png", 1),
+        (9, f"{stage}.json", 1),
+        (9, f"{stage}.json", 2),
+        (9, f"{stage}.keras", 1),
+    ):
+        said = killed(copy, stage, name, count)
         assert (f"goes on after step {step} of" in said) is (step > 0)
-        assert not (copy.path / f"models/{stage}.keras").exists()
+        assert not (copy.path / layout.model(stage)).exists()
     copy.script(stage)
     assert outputs(copy, stage) == unbroken
     assert saved(copy) == []
@@ -115,22 +117,25 @@ def test_death_at_a_checkpoint_and_at_every_kind_of_output(copy):
 
 
 def test_one_run_in_mlflow_and_no_step_twice(copy):
+    """It belongs to no experiment: that is complete only once all models are evaluated."""
     stage = "train_basic"
     for _ in range(3):
-        killed(copy, stage, 2)
+        killed(copy, stage, "state.npz", 2)
     copy.script(stage)
     assert outputs(copy, stage) == copy.unbroken[stage]
     assert trainings(copy) == [(stage, "FINISHED")]
-    assert query(copy, "select count(*) from runs") == [(2,)], "and one of its experiment"
-    assert query(copy, "select count(*) from logged_models") == [(1,)]
+    assert query(copy, "select count(*) from runs") == [(1,)]
+    assert query(copy, "select value from tags where key = 'mlflow.parentRunId'") == []
+    model = hashlib.md5(copy.unbroken[stage][layout.model(stage)]).hexdigest()
+    assert query(copy, "select value from tags where key = 'model.md5'") == [(model,)]
     steps = query(copy, "select key, step from metrics where key not like 'system%'")
     wanted = ("loss", "accuracy", "val_loss", "val_accuracy")
     assert sorted(steps) == sorted((key, step) for key in wanted for step in (1, 2))
 
 
 def test_a_checkpoint_of_other_code_is_not_taken_up(copy):
-    assert killed(copy, "train_basic", 5)
-    with (copy.path / "src/catsdogs/networks.py").open("a") as file:
+    killed(copy, "train_basic", "state.npz", 4)
+    with (copy.path / "src/catsdogs/models/cnn.py").open("a") as file:
         file.write("# changed\n")
     assert "goes on" not in copy.script("train_basic").stdout
     assert outputs(copy, "train_basic") == copy.unbroken["train_basic"]
@@ -138,46 +143,36 @@ def test_a_checkpoint_of_other_code_is_not_taken_up(copy):
 
 
 def test_how_often_checkpoints_are_written_does_not_part_them(copy):
-    assert killed(copy, "train_basic", 5)
+    killed(copy, "train_basic", "state.npz", 4)
     copy.change_params({"runtime": {"checkpoint_steps": 2}})
     assert "goes on after step 3 of 6" in copy.script("train_basic").stdout
     assert outputs(copy, "train_basic") == copy.unbroken["train_basic"]
 
 
 def test_a_half_written_checkpoint(copy):
-    assert killed(copy, "train_basic", 5)
+    killed(copy, "train_basic", "state.npz", 4)
     (path,) = saved(copy)
     path.write_bytes(path.read_bytes()[:9000])
     result = copy.script("train_basic")
-    assert "is damaged: the training starts anew" in result.stdout
+    assert "is damaged: the training starts again from its first step" in result.stdout
     assert outputs(copy, "train_basic") == copy.unbroken["train_basic"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_is_quick_and_one_line(copy, number):
-    longer = {"train_basic": {"epochs": 500}}
-    copy.change_params(longer)
-    process = subprocess.Popen(
-        [sys.executable, "-u", "src/train_basic.py"],
-        cwd=copy.path,
-        env=copy.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if line.startswith("Epoch 3/"):
-            break
-    process.send_signal(number)
+    copy.change_params({"train_basic": {"epochs": 500}})
+    process = copy.start("train_basic")
+    process.wait_for("Epoch 3/")
+    os.kill(process.pid, number)
     start = time.monotonic()
-    _, errors = process.communicate(timeout=30)
+    result = process.wait()
     assert time.monotonic() - start < 10
-    assert process.returncode == 128 + number
-    assert errors.splitlines()[-1] == "interrupted: `dvc repro` goes on from here"
-    assert "Traceback" not in errors
+    assert result.returncode == 128 + number
+    assert result.stderr.splitlines()[-1] == "interrupted: `dvc repro` goes on from here"
+    assert "Traceback" not in result.stderr
     assert trainings(copy) == [("train_basic", "KILLED")]
-    assert query(copy, "select distinct status from runs") == [("KILLED",)], "the parent's too"
-    assert not list((copy.path / "models").iterdir())
+    assert query(copy, "select count(*) from runs") == [(1,)]
+    assert not list((copy.path / "models").glob("train_basic*"))
     assert len(saved(copy)) == 1
 
 
@@ -185,39 +180,51 @@ def test_a_training_without_a_checkpoint_has_one_run_too(copy):
     """Twice to its end, as if DVC had been killed before it recorded the first."""
     (copy.path / "dvc.lock").unlink()
     copy.change_params({"runtime": {"checkpoint_steps": 1000}})
-    command = ["env", "DVC_STAGE=train_basic", sys.executable, "src/train_basic.py"]
-    copy.run(*command)
-    copy.run(*command)
+    for _ in range(2):
+        copy.script("train_basic", DVC_STAGE="train_basic")
     assert trainings(copy) == [("train_basic", "FINISHED")]
     assert query(copy, "select count(*) from metrics") == [(8,)]
 
 
+@pytest.mark.slow
+def test_a_training_of_edited_code_has_a_run_of_its_own(copy):
+    """Whether the edit changes the model or not; no other run is deleted."""
+    source = copy.path / "src/catsdogs/models/cnn.py"
+    text = source.read_text()
+    for edited in (text + "# changed\n", text.replace('"relu"', '"elu"')):
+        source.write_text(edited)
+        assert "Running stage 'train_basic'" in copy.run("dvc", "repro", "train_basic").stdout
+    assert trainings(copy) == [("train_basic", "FINISHED")] * 2
+    assert len(query(copy, "select distinct value from tags where key = 'model.md5'")) == 2
+    assert query(copy, "select value from tags where key = 'mlflow.parentRunId'") == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("after", "shell"), [(0.1, "/bin/bash"), (0.5, "/bin/sh")])
 def test_a_stage_ends_with_dvc_while_it_starts(copy, after, shell):
-    running = Repro(copy, "--force", "--single-item", "evaluate", shell=shell)
-    assert running.wait_for("evaluate")
+    running = Repro(copy, "--force", "--single-item", "train_basic", shell=shell)
+    assert running.wait_for("train_basic")
     time.sleep(after)
     start = time.monotonic()
     running.kill(signal.SIGKILL, everything=False)
     assert time.monotonic() - start < 5
-    assert not (copy.path / "data/predictions.csv").exists()
+    assert not list((copy.path / "models").glob("train_basic*"))
 
 
 def test_what_dvc_has_not_recorded_is_not_trained_again(copy):
     """Killed after its end, but before DVC has hashed the outputs and written dvc.lock."""
-    (copy.path / "dvc.lock").unlink(missing_ok=True)
-    under_dvc = ["env", "DVC_STAGE=train_basic", f"DVC_ROOT={copy.path}"]
-    command = [*under_dvc, sys.executable, "src/train_basic.py"]
-    copy.run(*command)
+    (copy.path / "dvc.lock").unlink()
+    under_dvc = {"DVC_STAGE": "train_basic", "DVC_ROOT": str(copy.path)}
+    copy.script("train_basic", **under_dvc)
     remove_outputs(copy, "train_basic")
-    assert "goes on after step 6 of 6" in copy.run(*command).stdout
+    assert "goes on after step 6 of 6" in copy.script("train_basic", **under_dvc).stdout
     assert outputs(copy, "train_basic") == copy.unbroken["train_basic"]
     assert trainings(copy) == [("train_basic", "FINISHED")]
-    assert query(copy, "select count(*) from logged_models") == [(1,)]
 
     copy.run("dvc", "commit", "--force", "train_basic")
     remove_outputs(copy, "train_basic")
-    assert "goes on" not in copy.run(*command).stdout, "a forced rebuild rebuilds"
+    again = copy.script("train_basic", **under_dvc).stdout
+    assert "goes on" not in again, "a forced rebuild rebuilds"
 
 
 @pytest.fixture
@@ -242,9 +249,9 @@ def test_a_damaged_checkpoint_is_said_to_be(place, capsys):
             path.write_bytes(each)
             state = checkpoint.load()
             if state is None:
-                said += "is damaged: the training starts anew" in capsys.readouterr().out
+                said += "is damaged: the training starts again" in capsys.readouterr().out
             else:
-                assert state.facts == {"step": 1}
+                assert state.progress == {"step": 1}
                 for one, other in zip(state.variables, variables, strict=True):
                     np.testing.assert_array_equal(one, other)
         assert said > len(damaged) // 2
@@ -305,7 +312,7 @@ def test_two_equal_trainings_at_once_keep_apart(place):
         two.clear()
     with hold("train_basic", {"seed": 1}, []) as again:
         state = again.load()
-        assert (again.name, state.facts) == (one.name, {"step": 1})
+        assert (again.name, state.progress) == (one.name, {"step": 1})
         np.testing.assert_array_equal(state.variables[0], np.arange(3))
         again.clear()
     assert list(place.iterdir()) == []
@@ -318,7 +325,9 @@ def test_abandoned_checkpoints_do_not_pile_up(place):
             os.utime(checkpoint.folder, (seed, seed))
     with hold("train_basic", {"seed": 99}, []), hold("train_inception", {"seed": 0}, []):
         pass
-    assert sorted(int(path.stat().st_mtime) for path in place.iterdir()) == [5, 6, 7]
+    kept = [path for path in place.iterdir() if path.is_dir()]
+    assert sorted(int(path.stat().st_mtime) for path in kept) == [5, 6, 7]
+    assert {path.name for path in place.glob("*.lock")} == {f"{path.name}.lock" for path in kept}
 
 
 def test_a_recorded_checkpoint_goes(place, tmp_path, monkeypatch):
@@ -330,11 +339,11 @@ def test_a_recorded_checkpoint_goes(place, tmp_path, monkeypatch):
         checkpoint.save(State([np.zeros(1)], {}))
         checkpoint.finish()
     checkpoints.remove_recorded()
-    assert len(list(place.iterdir())) == 1
+    assert len(list(place.glob("*/"))) == 1
     outs = [{"path": "models/train_basic.keras", "md5": "0" * 32}]
     Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"train_basic": {"outs": outs}}}))
     checkpoints.remove_recorded()
-    assert len(list(place.iterdir())) == 1, "another model of that stage"
+    assert len(list(place.glob("*/"))) == 1, "another model of that stage"
     outs[0]["md5"] = hashlib.md5(b"model").hexdigest()
     Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"train_basic": {"outs": outs}}}))
     checkpoints.remove_recorded()

@@ -1,12 +1,10 @@
 import subprocess
 import sys
-import time
 import zipfile
 
 import train_inception
-from catsdogs import inception, models, networks
-from catsdogs.features import _fingerprint
-from catsdogs.gradcam import heat
+from catsdogs.models import cnn, inception, saved
+from catsdogs.models.features import _hash
 from catsdogs.stage import UserError
 
 import numpy as np
@@ -24,7 +22,7 @@ def layers(model):
 
 
 def test_the_small_cnn_is_the_notebooks():
-    model = networks.cnn(150, [32, 64, 128], [128, 512])
+    model = cnn.build(150, [32, 64, 128], [128, 512])
     assert model.count_params() == 4_894_913
     assert layers(model) == [
         "Rescaling", "Conv2D", "MaxPooling2D", "Conv2D", "MaxPooling2D", "Conv2D", "MaxPooling2D",
@@ -38,7 +36,7 @@ def test_the_small_cnn_is_the_notebooks():
 
 def test_images_too_small_for_the_convolutions():
     with pytest.raises(UserError, match=r"3 convolutions leave nothing of 20x20 pixels"):
-        networks.cnn(20, [4, 4, 4], [8])
+        cnn.build(20, [4, 4, 4], [8])
 
 
 def test_inception_is_cut_and_frozen():
@@ -95,7 +93,6 @@ def test_a_trunk_is_divided_and_its_upper_part_learns_but_for_normalisation():
     fitted.train_on_batch(features, np.array([0, 1, 0, 1]))
     after = [weight.numpy() for weight in whole.non_trainable_weights]
     assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
-    assert heat(whole, images).shape == (2, *trunk.output_shape[1:3])
 
 
 def test_features_are_found_again_whatever_else_is_built():
@@ -109,10 +106,10 @@ def test_features_are_found_again_whatever_else_is_built():
         trunk = inception.build_trunk(76, "mixed2", None)
         if tuned:
             inception.divide(trunk, "mixed0")
-        fingerprints.append(_fingerprint(inception.with_scaling(trunk)))
+        fingerprints.append(_hash(inception.with_scaling(trunk)))
     assert fingerprints[0] == fingerprints[1]
     lower, _ = inception.divide(trunk, "mixed1")
-    assert _fingerprint(inception.with_scaling(lower)) != fingerprints[0]
+    assert _hash(inception.with_scaling(lower)) != fingerprints[0]
 
 
 @pytest.mark.parametrize("above", ["mixed2", "mixed9"])
@@ -123,7 +120,7 @@ def test_nothing_is_left_to_learn(above):
 
 @pytest.mark.parametrize("name", ["he_normal", "glorot_normal"])
 def test_the_small_cnns_weights_are_drawn_as_asked(name):
-    model = networks.cnn(32, [4], [4, 4], name)
+    model = cnn.build(32, [4], [4, 4], name)
     drawn = [
         layer.kernel_initializer.__class__.__name__ for layer in model.layers if layer.weights
     ]
@@ -175,7 +172,7 @@ def test_pixels_become_what_keras_own_weights_were_trained_on():
 
 def test_weights_of_another_network_are_refused(tmp_path):
     other = tmp_path / "other.weights.h5"
-    networks.cnn(32, [4], [4]).save_weights(other)
+    cnn.build(32, [4], [4]).save_weights(other)
     with pytest.raises(UserError, match="does not hold weights of InceptionV3"):
         inception.build_trunk(150, "mixed7", other)
 
@@ -183,15 +180,15 @@ def test_weights_of_another_network_are_refused(tmp_path):
 def test_equal_models_are_equal_files(tmp_path):
     import keras
 
-    model = networks.cnn(32, [4], [4])
+    model = cnn.build(32, [4], [4])
     model.compile("adam", "binary_crossentropy")
-    models.save(model, tmp_path / "a.keras")
-    time.sleep(1)  # Keras notes seconds
-    models.save(model, tmp_path / "b.keras")
+    saved.save(model, tmp_path / "a.keras")
+    saved.save(model, tmp_path / "b.keras")
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
     with zipfile.ZipFile(tmp_path / "a.keras") as archive:
         assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
+        assert saved.SAVED in archive.read("metadata.json").decode()
         assert '"shared_object_id": 0' in archive.read("config.json").decode()
     assert not hasattr(keras.models.load_model(tmp_path / "a.keras"), "optimizer")
 
@@ -199,9 +196,9 @@ def test_equal_models_are_equal_files(tmp_path):
 def test_plain_keras_opens_the_file(tmp_path):
     import keras
 
-    model = networks.cnn(32, [4], [4])
+    model = cnn.build(32, [4], [4])
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
-    models.save(model, tmp_path / "a.keras")
+    saved.save(model, tmp_path / "a.keras")
     loaded = keras.models.load_model(tmp_path / "a.keras")
     assert np.array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
 
@@ -209,41 +206,19 @@ def test_plain_keras_opens_the_file(tmp_path):
 def test_what_is_no_model(tmp_path):
     (tmp_path / "a.keras").write_text("no model")
     with pytest.raises(UserError, match="is not a model that Keras can load"):
-        models.load(tmp_path / "a.keras")
+        saved.load(tmp_path / "a.keras")
     with pytest.raises(UserError, match="is not here: run `dvc repro`"):
-        models.load(tmp_path / "b.keras")
-
-
-def test_grad_cam_finds_what_decides():
-    """Where only one corner of the features counts, the heat is there."""
-    model = networks.cnn(32, [4, 4], [8])
-    convolution = model.layers[3]
-    kernel, bias = convolution.get_weights()
-    convolution.set_weights([np.abs(kernel), bias + 1])
-    images = np.zeros((2, 32, 32, 3), np.float32)
-    images[0, :10, :10] = 255
-    images[1, -10:, -10:] = 255
-    first = model.layers[1]
-    first.set_weights([np.abs(first.get_weights()[0]), first.get_weights()[1]])
-    for dense in model.layers[-2:]:
-        dense.set_weights([np.abs(dense.get_weights()[0]), dense.get_weights()[1]])
-    maps = heat(model, images)
-    assert maps.shape == (2, 6, 6)
-    assert maps.min() >= 0
-    assert maps.max() <= 1
-    assert maps[0, 1, 1] > 2 * maps[0, 4, 4]
-    assert maps[1, 4, 4] > 2 * maps[1, 1, 1]
+        saved.load(tmp_path / "b.keras")
 
 
 def test_light_stages_start_without_tensorflow_and_mlflow():
-    for stage in ("download", "split", "compare"):
-        heavy = "{'tensorflow', 'keras', 'mlflow'}"
-        program = f"import {stage}, sys; print(sorted({heavy} & set(sys.modules)))"
-        result = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=REPOSITORY / "src",
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert result.stdout.strip() == "[]", stage
+    heavy = "{'tensorflow', 'keras', 'mlflow'}"
+    program = f"import download, split, compare, sys; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY / "src",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == "[]"

@@ -1,20 +1,24 @@
 """The page that a person sends on: its words, its numbers, and that it needs nothing besides."""
 
 import base64
+import copy
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
+from itertools import combinations
 
-from catsdogs import layout, params, report
-from catsdogs.report import Comparison
+from catsdogs import layout, params
+from catsdogs.reporting import report
+from catsdogs.reporting.report import Comparison
 
 import pytest
 import yaml
 from conftest import REPOSITORY
 from PIL import Image
 
-BASIC, AUGMENTED, INCEPTION = layout.TRAININGS
+MODELS = BASIC, AUGMENTED, INCEPTION = "train_basic", "train_augmented", "train_inception"
+PARAMS = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
 IMAGES = 500
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(2)>&amp;{{ 7 * 7 }}"
 
@@ -26,8 +30,8 @@ def pair(first, second, differ):
 
 def comparison(right=(400, 405, 480), differ=(False, True, True), **changes) -> Comparison:
     """Made up: how many images each model gets right, and which of the pairs differ."""
-    scores, trainings = {}, {}
-    for number, (name, count) in enumerate(zip(layout.TRAININGS, right, strict=True), 1):
+    scores, facts, last_epoch = {}, {}, {}
+    for number, (name, count) in enumerate(zip(MODELS, right, strict=True), 1):
         names = ("loss", "roc_auc", "precision", "recall", "f1", "brier", "calibration_error")
         scores[name] = {key: number / 10 + i / 1000 for i, key in enumerate(names)} | {
             "accuracy": count / IMAGES,
@@ -38,14 +42,15 @@ def comparison(right=(400, 405, 480), differ=(False, True, True), **changes) -> 
             "dogs_right": 200,
             "dogs_wrong": 50 - number,
         }
-        trainings[name] = {
-            "val_loss": 0.3011 * number,
-            "val_accuracy": 0.3107 * number,
+        last_epoch[name] = {"val_loss": 0.3011 * number, "val_accuracy": 0.3107 * number}
+        facts[name] = {
+            "settings": copy.deepcopy(PARAMS[name]),
+            "planned_steps": 1500,
+            "steps": 1500,
             "parameters": 4_894_913 + number,
             "trainable_parameters": 3_894_913 + number,
-            "steps": 1500,
         }
-    trainings[INCEPTION]["weights"] = "imagenet"
+    facts[INCEPTION]["weights"] = "imagenet"
     pairs = {f"{BASIC}/{AUGMENTED}": (0, 1), f"{BASIC}/{INCEPTION}": (0, 2)}
     pairs |= {f"{AUGMENTED}/{INCEPTION}": (1, 2)}
     tests = {
@@ -67,14 +72,12 @@ def comparison(right=(400, 405, 480), differ=(False, True, True), **changes) -> 
     }
     told = Comparison(
         drawn=False,
-        runs=runs(REPOSITORY / "params.yaml"),
-        measured={
-            "download": download,
-            "split": split | {"rejected": 34, "duplicate_groups": 56, "exact_copies": 78},
-            "evaluate": scores,
-            **trainings,
-        },
-        notebook={name: {"val_accuracy": 0.7786, "val_loss": 0.4764} for name in trainings},
+        download=download,
+        split=split | {"rejected": 34, "duplicate_groups": 56, "exact_copies": 78},
+        facts=facts,
+        last_epoch=last_epoch,
+        scores=scores,
+        notebook={name: {"val_accuracy": 0.7786, "val_loss": 0.4764} for name in MODELS},
         tests=tests,
         confidence=0.9,
         significance=0.05,
@@ -82,16 +85,29 @@ def comparison(right=(400, 405, 480), differ=(False, True, True), **changes) -> 
     return replace(told, **changes)
 
 
-def runs(path):
-    return {name: params.load(name, report.Run, path) for name in layout.TRAININGS}
+def of_models(told, *names):
+    """A comparison of some models, also of ones that are copies of `train_basic`."""
+    facts, scores, last = (
+        {name: copy.deepcopy(each.get(name, each[BASIC])) for name in names}
+        for each in (told.facts, told.scores, told.last_epoch)
+    )
+    tests = {f"{one}/{two}": pair(5, 6, False) for one, two in combinations(names, 2)}
+    notebook = {name: told.notebook[name] for name in names if name in told.notebook}
+    return replace(
+        told, facts=facts, scores=scores, last_epoch=last, notebook=notebook, tests=tests
+    )
 
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-    """Small ones, wherever the page looks for them."""
+    """Small ones of all kinds, as `evaluate` draws them of three models."""
     monkeypatch.chdir(tmp_path)
-    paths = [path for gallery in report.GALLERIES for path in gallery.pictures.values()]
-    for number, path in enumerate([*paths, *map(layout.figure, ("compare", "compare_scores"))]):
+    names = ["same_images"]
+    names += [f"{name}_{kind}" for name in MODELS for kind in ("mistakes", "hits")]
+    names += [f"{name}_{kind}" for name in MODELS[:2] for kind in ("filters", "feature_maps")]
+    paths = [layout.PICTURES / f"{name}.png" for name in names]
+    charts = [layout.ALL_CURVES_FIGURE, layout.ALL_SCORES_FIGURE]
+    for number, path in enumerate(paths + charts):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 6), (19 * number, 0, 0)).save(path)
     return paths
@@ -108,7 +124,7 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        self.text += "" if tag == "code" else " "
+        self.text += "" if tag in ("code", "wbr") else " "
 
     def handle_data(self, data):
         self.text += data
@@ -130,7 +146,7 @@ def test_verdicts_in_words():
 
 def test_the_summary_of_one_best_model():
     assert report.summary(comparison()) == (
-        "The best of the three is inception: it gets 480 of 500 validation images right, 96.0% "
+        "The best model is inception: it gets 480 of 500 validation images right, 96.0% "
         "(90% interval 94.8 to 97.2). "
         "Inception beats basic by 16.0 percentage points (95% interval 12.4 to 19.5); "
         "inception beats augmented by 15.0 percentage points (95% interval 11.5 to 18.4); "
@@ -162,26 +178,79 @@ def test_all_numbers_are_on_the_page(pictures):
         for item in value.values():
             yield from numbers(item) if isinstance(item, dict) else [item]
 
-    values = [value for value in numbers(told.measured) if isinstance(value, int | float)]
+    of_all = (told.download, told.split, told.scores, told.last_epoch, told.notebook)
+    values = [value for each in of_all for value in numbers(each) if not isinstance(value, str)]
+    values = [value for value in values if isinstance(value, int | float)]
     assert len(values) > 60
-    for value in [*values, *numbers(told.notebook)]:
+    for value in values:
         assert (str(value) if isinstance(value, int) else f"{value:.4f}") in shown, value
     for said in (
         report.summary(told),
         *(report.verdict(name, test) for name, test in told.tests.items()),
         "photographs.zip",
-        told.measured["download"]["sha256"],
+        told.download["sha256"],
         "12: one.txt, two.txt, …",
-        "adam, learning rate 0.001",
-        "rmsprop, learning rate 0.0001",
-        "width shift 0.2, height shift 0.2, shear 0.2, zoom 0.2",
-        "1,500, in 15 epochs, each step of 32 images",
-        "InceptionV3 up to mixed7, frozen; dense, 1024 units; dropout 0.2",
         "accuracy’s 90% interval",
     ):
         assert said in text
-    for gallery in report.GALLERIES:
-        assert f"{gallery.title} {gallery.text}" in text
+    for title, words in report.GALLERIES.values():
+        assert f"{title} {words}" in text
+
+
+def test_what_was_run_is_all_settings_as_they_are_named():
+    told = comparison()
+    told.facts[BASIC]["settings"] |= {"learning_rate": "1e-3"}
+    told.facts[INCEPTION]["settings"] |= {"weights": "/srv/of-a-person/weights.h5"}
+    told.facts[INCEPTION]["settings"]["augmentation"]["horizontal_flip"] = True
+    told.facts[INCEPTION]["weights"] = "weights.h5"
+    rows = report.settings(told)
+    assert rows["steps"] == ["1,500"] * 3
+    assert rows["parameters"] == ["4,894,914", "4,894,915", "4,894,916"]
+    assert rows["trainable parameters"][0] == "3,894,914"
+    assert rows["optimizer"] == ["adam", "adam", "rmsprop"]
+    assert rows["learning_rate"] == ["0.001", "0.001", "0.0001"]
+    assert rows["filters"] == ["32, 64, 128", "32, 64, 128", "–"]
+    assert rows["augmentation.zoom"] == ["–", "0.2", "0.2"]
+    assert rows["augmentation.horizontal_flip"] == ["–", "no", "yes"]
+    assert rows["fine_tuning.above"] == ["–", "–", "none"]
+    assert rows["weights"] == ["–", "–", "weights.h5"]
+    keys = {key for name in MODELS for key, _ in params.flatten(PARAMS[name])}
+    assert set(rows) == keys | {"steps", "parameters", "trainable parameters"}
+
+
+def test_settings_of_all_models_are_folded(pictures):
+    page = report.page(comparison())
+    apart, _, together = page.partition("<details>")
+    assert "optimizer" in apart and "optimizer" not in together
+    together = Elements(together.partition("</details>")[0]).text
+    same = {key for key, row in report.settings(comparison()).items() if len(set(row)) == 1}
+    assert {"steps", "batch_size", "seed"} < same
+    assert ">steps</th>" in apart
+    same.remove("steps")
+    assert f"The same in all models: {len(same)} settings" in together
+    for key in same:
+        assert f" {key} " in together
+        assert f">{key}</th>" not in apart.replace("<wbr>", "")
+
+
+@pytest.mark.parametrize("names", [[BASIC], [INCEPTION, "train_new"], [*MODELS, "train_new"]])
+def test_any_models_are_compared(pictures, names):
+    told = of_models(comparison(), *names)
+    titles = [name.removeprefix("train_") for name in names]
+    table, page = report.table(told), report.page(told)
+    rows = re.findall(r"^\| (\w+) \| [\d.]+ \(.*$", table, re.MULTILINE)
+    assert rows == titles
+    for name, line in zip(names, re.findall(r"^\| \w+ \| \d.*", table, re.M), strict=True):
+        assert line.count("–") == (2 if name == "train_new" else 0)
+    assert table.count("cannot be told apart") == len(names) * (len(names) - 1) / 2
+    assert ("McNemar" in table) == ("McNemar" in page) == (len(names) > 1)
+    assert ("<details>" in page) == (len(names) > 1)
+    for title in titles:
+        assert f">{title}</th>" in page
+    drawn = {alt for tag, attributes in Elements(page).tags for alt in [attributes.get("alt")]}
+    drawn = {alt.rpartition(": ")[2] for alt in drawn if alt and "mistakes" in alt}
+    assert drawn == set(titles) - {"new"}, "pictures that are there, of models that are compared"
+    assert ("What they find" in page) == (BASIC in names)
 
 
 def test_a_rehearsal_is_called_one(pictures):
@@ -193,22 +262,24 @@ def test_a_rehearsal_is_called_one(pictures):
     drawn = Elements(report.page(replace(earnest, drawn=True))).text
     assert "This was a rehearsal. The images are cats and dogs drawn by the program" in drawn
     assert "cut short" not in drawn
-    earnest.measured[BASIC]["steps"] = 195
+    earnest.facts[BASIC]["steps"] = 195
     drawn = Elements(report.page(replace(earnest, drawn=True))).text
     assert "and the trainings are cut short" in drawn
-    assert "195 (in earnest: 1,500), in 15 epochs" in drawn
+    assert "steps 195 (in earnest: 1,500) 1,500 1,500 " in drawn
     assert "random weights" not in drawn
-    earnest.measured[INCEPTION]["weights"] = "random"
+    earnest.facts[INCEPTION]["weights"] = "random"
     untrained = Elements(report.page(earnest)).text
-    assert "This was a rehearsal. Inception’s trunk has random weights" in untrained
+    said = "The pretrained part of inception has random weights"
+    assert f"This was a rehearsal. {said}" in untrained
+    assert said in report.table(earnest)
     assert "drawn by the program" not in untrained
 
 
 def test_hostile_text_is_text(pictures):
     told = comparison()
     harmless = Elements(report.page(told)).tags
-    told.measured["download"] |= {"source": HOSTILE, "left_out": {"count": 1, "first": [HOSTILE]}}
-    told.measured[INCEPTION]["weights"] = HOSTILE
+    told.download.update(source=HOSTILE, left_out={"count": 1, "first": [HOSTILE]})
+    told.facts[INCEPTION]["weights"] = HOSTILE
     page = Elements(report.page(told))
     assert page.text.count(HOSTILE) == 3
     assert [tag for tag, _ in page.tags if tag != "code"] == [
@@ -217,16 +288,12 @@ def test_hostile_text_is_text(pictures):
 
 
 def test_the_page_holds_all_it_needs_and_says_not_where_it_was_made(pictures, tmp_path):
-    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    values[INCEPTION]["weights"] = "/srv/weights/of-a-person.h5"
-    values[INCEPTION]["augmentation"] |= {"shear": "1e-1", "zoom": 0, "rotation": 15}
-    values[INCEPTION]["augmentation"]["horizontal_flip"] = True
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    page = report.page(comparison(runs=runs(params.PARAMS)))
+    told = comparison()
+    told.facts[INCEPTION]["settings"]["weights"] = "/srv/weights/of-a-person.h5"
+    page = report.page(told)
     sources = [attributes["src"] for tag, attributes in Elements(page).tags if tag == "img"]
     assert len(sources) == len(pictures) + 2 == len(set(sources))
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
-    assert "height shift 0.2, shear 0.1, rotation 15, horizontal flip " in Elements(page).text
     for loads in ("http:", "https:", "<script", "<link", "url(", "@import", "srcset", "file:"):
         assert loads not in page
     for place in (str(tmp_path), str(REPOSITORY), "/srv", "of-a-person"):
@@ -278,10 +345,10 @@ def test_a_browser_shows_it_without_network(made, browser, width):
 
 def test_tuning_images_are_not_called_validation_images(pictures):
     told = comparison()
-    told.measured["split"] |= {"tuning": IMAGES, "validation": 999, "judged_by": "tuning"}
-    told.measured["split"]["asked"]["tuning"] = 4000
+    told.split.update(tuning=IMAGES, validation=999, judged_by="tuning")
+    told.split["asked"]["tuning"] = 4000
     table, page = report.table(told), Elements(report.page(told)).text
-    assert table.startswith(f"On all {IMAGES} tuning images")
+    assert f"of all {IMAGES} tuning images" in table
     assert "The images here are tuning images: no validation image has been looked at." in table
     assert f"of {IMAGES} tuning images right" in page
     assert "the validation images are still unseen" in page

@@ -1,12 +1,14 @@
-from itertools import product
+from itertools import combinations, product
 
-from catsdogs import layout, scores, significance
+from catsdogs.evaluation import scores, significance
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest
+from sklearn.calibration import calibration_curve
 
+MODELS = ["train_basic", "train_augmented", "train_inception"]
 LABELS = np.array([0, 0, 0, 1, 1, 1, 1, 0])
 PROBABILITIES = np.array([0.1, 0.4, 0.6, 0.9, 0.8, 0.3, 0.5, 0.2])
 
@@ -44,6 +46,32 @@ def test_calibration():
     assert scores.calibration_error(labels, probabilities, 2) == pytest.approx(0.1125)
 
 
+def test_calibration_counts_images_in_the_bins_that_its_curve_has():
+    """On an edge (a model that always says 0.5), at both ends, and where bins are empty."""
+    rng = np.random.default_rng(0)
+    probabilities = np.concatenate([rng.uniform(size=50) ** 3, [0, 0.1, 0.3, 0.5, 0.7, 1]])
+    labels = rng.integers(0, 2, len(probabilities))
+    for bins in (2, 3, 10, 100):
+        table = scores.calibration(labels, probabilities, bins)
+        observed, predicted = calibration_curve(labels, probabilities, n_bins=bins)
+        assert np.allclose(table["observed"], observed, atol=1e-6)
+        assert np.allclose(table["predicted"], predicted, atol=1e-6)
+        assert table["images"].sum() == len(labels)
+        whole = table["observed"] * table["images"]
+        assert np.allclose(whole, whole.round(), atol=1e-3), "a share of so many images"
+    constant = scores.calibration(labels, np.full(len(labels), 0.5), 10)
+    assert constant["images"].tolist() == [len(labels)]
+
+
+def test_confusions_are_counted():
+    table = scores.confusion(np.array([0, 0, 0, 1]), np.array([0.1, 0.5, 0.9, 0.7]))
+    assert table.to_dict("list") == {
+        "actual": ["cat", "cat", "dog", "dog"],
+        "predicted": ["cat", "dog", "cat", "dog"],
+        "images": [1, 2, 0, 1],
+    }
+
+
 def test_a_sure_mistake_costs_what_keras_says():
     result = scores.score(np.array([0, 1]), np.array([1.0, 1.0]), 0.95, 10)
     assert result["loss"] == pytest.approx(-np.log(1e-7) / 2, rel=1e-5)
@@ -64,7 +92,7 @@ def test_mcnemar_against_known_p_values():
     }
     table = pd.DataFrame({name: np.where(marks, 0.9, 0.1) for name, marks in right.items()})
     table["label"] = label
-    tests = significance.mcnemar_tests(table, 0.05)
+    tests = significance.mcnemar_tests(table, MODELS, 0.05)
     first = tests["train_basic/train_augmented"]
     assert (first["only_first"], first["only_second"], first["p"]) == (6, 1, 0.125)
     # Sorted, the p-values are 0.03125, 0.125 and 1: Holm multiplies them by 3, 2 and 1.
@@ -77,12 +105,20 @@ def test_mcnemar_against_known_p_values():
 def test_the_p_values_are_scipys():
     rng = np.random.default_rng(0)
     for images in (1, 2, 7, 500, 5000):
-        table = pd.DataFrame(rng.uniform(size=(images, 3)), columns=layout.TRAININGS)
+        table = pd.DataFrame(rng.uniform(size=(images, 3)), columns=MODELS)
         table["label"] = rng.integers(0, 2, images)
-        for test in significance.mcnemar_tests(table, 0.05).values():
+        for test in significance.mcnemar_tests(table, MODELS, 0.05).values():
             one, other = test["only_first"], test["only_second"]
             p = binomtest(one, one + other).pvalue if one + other else 1.0
             assert test["p"] == float(f"{p:.4g}")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_number_of_models_is_tested_in_pairs(count):
+    names = [f"train_{number}" for number in range(count)]
+    table = pd.DataFrame({"label": [0, 1], **{name: [0.1, 0.9] for name in names}})
+    tests = significance.mcnemar_tests(table, names, 0.05)
+    assert list(tests) == [f"{one}/{other}" for one, other in combinations(names, 2)]
 
 
 def test_the_difference_between_two_models_has_the_published_interval():

@@ -4,19 +4,18 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 
-from catsdogs import search
+from catsdogs.commands import search
 from catsdogs.stage import UserError
 
 import pytest
-from conftest import REPOSITORY
+from conftest import CATSDOGS, REPOSITORY
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 RATE = "train_basic.learning_rate"
 # Of the two trials of this very command one has a learning rate that fails.
-COMMAND = ["python", "-m", "catsdogs.search", "train_basic", f"{RATE}=0.001,1e+38"]
+COMMAND = [*CATSDOGS, "search", "train_basic", f"{RATE}=0.001,1e+38"]
 COMMAND += ["--trials", "2", "--jobs", "2", "--tuning", "7000"]
 
 
@@ -30,7 +29,7 @@ def test_a_search_that_is_stopped_goes_on_and_runs_each_trial_once(copy):
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate()
     assert first.returncode == 130, errors
-    assert errors.splitlines()[-1].startswith("interrupted: DVC's queue goes on")
+    assert errors.splitlines()[-1].startswith("interrupted: DVC's queue finishes")
 
     printed = copy.run(*COMMAND).stdout
     trials = dict(re.findall(r"^(search-\w+-\d): (.*)$", printed, re.MULTILINE))
@@ -57,11 +56,15 @@ def test_a_search_that_is_stopped_goes_on_and_runs_each_trial_once(copy):
     assert copy.git("status", "--porcelain") == ""
 
 
+def asking(*space, jobs=1, tuning=4000, metric="val_accuracy"):
+    return search.Search("train_basic", space, jobs, tuning, metric)
+
+
 @pytest.fixture
 def play(monkeypatch, capsys):
     """Search with a played training; return what was asked, in order, and what was printed."""
 
-    def run(train, *options):
+    def run(train, *space, trials, jobs=1, metric="val_accuracy"):
         asked = []
 
         def run_experiments(batch, _):
@@ -70,10 +73,10 @@ def play(monkeypatch, capsys):
                 yield name, train(*settings)
 
         monkeypatch.chdir(REPOSITORY)
-        monkeypatch.setattr(search, "begin", lambda _: "abc")
+        monkeypatch.setattr(search, "begin", lambda _: None)
+        monkeypatch.setattr(search.Search, "digest", "abc")
         monkeypatch.setattr(search, "run_experiments", run_experiments)
-        monkeypatch.setattr(sys, "argv", ["search", "train_basic", *options])
-        search.main()
+        search.main(asking(*space, jobs=jobs, metric=metric), trials)
         return asked, capsys.readouterr().out
 
     return run
@@ -85,16 +88,14 @@ def test_equal_results_lead_to_equal_trials_wherever_a_search_stopped(play):
     def good_near_the_end(rate, _):
         return float(rate.split("=")[1])
 
-    few, _ = play(good_near_the_end, *space, "--jobs", "3", "--trials", "8")
-    many, printed = play(good_near_the_end, *space, "--jobs", "3", "--trials", "30")
+    few, _ = play(good_near_the_end, *space, jobs=3, trials=8)
+    many, printed = play(good_near_the_end, *space, jobs=3, trials=30)
     assert many[:8] == few
     assert len({tuple(each) for each in many}) == 30
     best = max(range(30), key=lambda number: good_near_the_end(*many[number]))
     assert f"the best is search-abc-{best + 1}, val_accuracy" in printed
     assert f"dvc exp run -S split.tuning=0 -S {many[best][0]} -S " in printed
-    least, _ = play(
-        good_near_the_end, *space, "--jobs", "3", "--trials", "30", "--metric", "val_loss"
-    )
+    least, _ = play(good_near_the_end, *space, jobs=3, trials=30, metric="val_loss")
     assert least[:10] == many[:10], "the first ten are random"
 
     def mean(trials):
@@ -106,7 +107,7 @@ def test_equal_results_lead_to_equal_trials_wherever_a_search_stopped(play):
 
 def test_without_any_result_there_is_no_best(play):
     with pytest.raises(UserError, match="no trial has a result"):
-        play(lambda _: None, f"{RATE}=1,2", "--trials", "2")
+        play(lambda _: None, f"{RATE}=1,2", trials=2)
 
 
 def test_spaces_are_of_hydras_grammar(monkeypatch):
@@ -152,24 +153,31 @@ def test_several_parameters_are_not_one(monkeypatch):
         search.read_space("train_augmented", ["train_augmented.augmentation={zoom:0},{zoom:1}"])
 
 
-def arguments(monkeypatch, *options):
-    monkeypatch.setattr(sys, "argv", ["search", "train_basic", f"{RATE}=1,2", *options])
-    return search._parse()
+def test_only_trainings_have_a_search(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(UserError, match="split is not a training stage: train_basic, "):
+        search.read_space("split", ["split.seed=1,2"])
+
+
+def test_a_search_goes_on_under_its_name():
+    """Trials are found again by their names, so the names must not change between versions."""
+    assert asking(f"{RATE}=1,2").digest == "dc8e68"
+    assert len({asking(f"{RATE}=1,2", jobs=jobs).digest for jobs in (1, 2)}) == 2
 
 
 def test_what_a_search_needs_to_begin(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="without tuning images, the validation"):
-        search.begin(arguments(monkeypatch, "--tuning", "0"))
+        search.begin(asking(f"{RATE}=1,2", tuning=0))
     with pytest.raises(UserError, match="git status --porcelain: not a git repository"):
-        search.begin(arguments(monkeypatch))
+        search.begin(asking(f"{RATE}=1,2"))
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     (tmp_path / "file").write_text("one")
     for command in (["init", "--quiet"], ["add", "file"], [*identity, "commit", "-qm", "test"]):
         subprocess.run(["git", *command], check=True)
     (tmp_path / "file").write_text("two")
     with pytest.raises(UserError, match="commit your changes first, or stash them"):
-        search.begin(arguments(monkeypatch))
+        search.begin(asking(f"{RATE}=1,2"))
 
 
 def test_a_split_that_cannot_be_ends_the_search(monkeypatch, copy):
@@ -178,15 +186,15 @@ def test_a_split_that_cannot_be_ends_the_search(monkeypatch, copy):
     for name, value in copy.environment().items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"dvc exp run: split\.tuning should be less than"):
-        search.begin(arguments(monkeypatch, "--tuning", "20000"))
+        search.begin(asking(f"{RATE}=1,2", tuning=20000))
 
 
 def test_trials_whose_worker_is_gone_are_named(monkeypatch):
     """Played: DVC calls them running after a power cut, and no worker is there."""
     monkeypatch.setattr(search, "_states", lambda: {"a": "Running", "b": "Failed"})
-    monkeypatch.setattr(search, "_run", lambda *_: "\nWorker status: 0 active, 1 idle")
+    monkeypatch.setattr(search, "output", lambda *_: "\nWorker status: 0 active, 1 idle")
     with pytest.raises(UserError, match="nobody runs a now: `dvc queue kill a`, `dvc queue rem"):
-        list(search.run_experiments({"a": [], "b": []}, arguments(monkeypatch)))
+        list(search.run_experiments({"a": [], "b": []}, asking()))
 
 
 def test_a_trial_that_was_run_with_other_settings_is_not_taken(monkeypatch):
@@ -198,10 +206,10 @@ def test_a_trial_that_was_run_with_other_settings_is_not_taken(monkeypatch):
     monkeypatch.setattr(search, "_states", lambda: {"a": None})
     monkeypatch.setattr(search.dvc.api, "read", lambda path, rev: written[path])
     same = [f"{RATE}=1e-05", "train_basic.dense=[64,256]"]
-    assert list(search.run_experiments({"a": same}, arguments(monkeypatch))) == [("a", 0.5)]
+    assert list(search.run_experiments({"a": same}, asking())) == [("a", 0.5)]
     for other in ([f"{RATE}=1e-04", same[1]], [same[0], "train_basic.dense=[64]"]):
         with pytest.raises(UserError, match="a was run with train_basic"):
-            list(search.run_experiments({"a": other}, arguments(monkeypatch)))
+            list(search.run_experiments({"a": other}, asking()))
 
 
 def test_the_comparison_says_that_tuning_images_judged(copy):

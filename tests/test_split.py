@@ -1,10 +1,14 @@
 import json
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import split
+from catsdogs.data.batches import PixelReader
+from catsdogs.data.images import decode
 from catsdogs.files import read_csv, write_zip
 from catsdogs.stage import UserError
 
+import numpy as np
 import pytest
 import yaml
 from conftest import REPOSITORY, photo
@@ -184,14 +188,41 @@ def test_too_few_images_are_one_line(run_split, tmp_path):
 
 
 def test_rows_point_at_the_pixels(run_split, tmp_path):
-    from catsdogs.images import decode
-
-    import numpy as np
-
     tables, _ = run_split(pictures(10), train=8, validation=4)
-    pixels = np.load(tmp_path / "data/split/images.npy")
+    path = tmp_path / "data/split/images.npy"
+    pixels = np.load(path)
     assert pixels.shape == (20, 16, 16, 3)
+    np.save(tmp_path / "saved.npy", pixels)
+    assert path.read_bytes() == (tmp_path / "saved.npy").read_bytes(), "as NumPy itself writes it"
     with zipfile.ZipFile(tmp_path / "data/raw/images.zip") as archive:
         for line in tables["train"] + tables["validation"]:
             expected = decode(archive.read(line["name"]), 16, "bilinear", 100)
             assert np.array_equal(pixels[int(line["row"])], expected)
+
+
+def test_the_reader_gives_the_rows_that_are_asked_for(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (50, 30, 30, 3), np.uint8)
+    path = tmp_path / "images.npy"
+    np.save(path, images)
+    reader = PixelReader(path)
+    assert (len(reader), reader.shape) == (50, images.shape)
+    assert np.array_equal(reader[[4, 0, 4]], images[[4, 0, 4]])
+    assert reader[[]].shape == (0, 30, 30, 3)
+    for row in (50, -1):
+        with pytest.raises(IndexError):
+            reader[[row]]
+    orders = [np.random.default_rng(seed).permutation(50).repeat(20) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for order, read in zip(orders, pool.map(reader.__getitem__, orders), strict=True):
+            assert np.array_equal(read, images[order]), "threads do not disturb each other"
+    with path.open("rb+") as file:
+        file.truncate(path.stat().st_size - 1)
+    with pytest.raises(EOFError, match="ends within row 49"):
+        reader[[49]]
+
+
+@pytest.mark.parametrize("other", [np.zeros((2, 4, 4, 3)), np.zeros((2, 4), np.uint8)])
+def test_the_reader_refuses_another_array(tmp_path, other):
+    np.save(tmp_path / "images.npy", other)
+    with pytest.raises(ValueError, match="is not an array of RGB images"):
+        PixelReader(tmp_path / "images.npy")

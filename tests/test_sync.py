@@ -1,8 +1,8 @@
 """Which experiment a name means."""
 
-from catsdogs import sync
+from catsdogs.commands import sync
+from catsdogs.commands.sync import Experiment
 from catsdogs.stage import UserError
-from catsdogs.sync import Experiment
 
 import pytest
 

@@ -1,7 +1,8 @@
 from types import SimpleNamespace
 
-from catsdogs import runtime, training
-from catsdogs.checkpoints import State
+from catsdogs import runtime
+from catsdogs.training import loop
+from catsdogs.training.checkpoints import State
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ def test_one_pass_over_large_weights_is_the_optimizers_own_formula(name, monkeyp
     import keras
     import tensorflow as tf
 
-    monkeypatch.setattr(training, "LARGE", 32)
+    monkeypatch.setattr(loop, "LARGE", 32)
     compiled = []
     function = tf.function
 
@@ -27,7 +28,7 @@ def test_one_pass_over_large_weights_is_the_optimizers_own_formula(name, monkeyp
     labels = (images[:, 0] > 0).astype("float32")
     own = getattr(keras.optimizers, name)
     weights = []
-    for optimizer in (own, training._in_one_pass(own)):
+    for optimizer in (own, loop.single_pass(own)):
         keras.utils.set_random_seed(1)
         model = keras.Sequential(
             [keras.Input((8,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1, "sigmoid")]
@@ -57,7 +58,7 @@ def settings(**changes):
     ],
 )
 def test_the_rate_of_each_step(changes, rates):
-    rate = training._rate(settings(**changes), settings(**changes))
+    rate = loop.learning_rate(settings(**changes), settings(**changes))
     for step, wanted in rates.items():
         found = rate(step) if callable(rate) else rate
         assert float(found) == pytest.approx(wanted, abs=1e-6)
@@ -65,7 +66,7 @@ def test_the_rate_of_each_step(changes, rates):
 
 def test_a_second_phase_has_a_rate_of_its_own():
     second = SimpleNamespace(epochs=2, learning_rate=0.1)
-    rate = training._rate(settings(schedule="cosine"), second)
+    rate = loop.learning_rate(settings(schedule="cosine"), second)
     assert [float(rate(step)) for step in (0, 25, 50)] == pytest.approx([0.1, 0.05, 0], abs=1e-6)
 
 
@@ -85,15 +86,21 @@ class Steps:
 @pytest.fixture
 def nowhere(monkeypatch):
     """A training tells MLflow nothing."""
-    silent = SimpleNamespace(log_epoch=lambda *_: None)
-    monkeypatch.setattr(training, "TrainingRun", lambda *_: silent)
+    silent = SimpleNamespace(open=lambda *_: None, log_epoch=lambda *_: None)
+    monkeypatch.setattr(loop, "LiveRun", lambda *_: silent)
+
+
+def begin(checkpoint, every, **changes):
+    given = settings(**changes)
+    pinned = SimpleNamespace(checkpoint_steps=every)
+    return loop.Training("train_basic", given, given, pinned, checkpoint)
 
 
 @pytest.fixture
 def run(nowhere):
-    """Makes a run that keeps no checkpoint."""
+    """Makes a training that keeps no checkpoint."""
     checkpoint = SimpleNamespace(load=lambda: None, save=lambda _: None, name="")
-    return lambda **changes: training.Run("train_basic", settings(**changes), checkpoint, 10)
+    return lambda **changes: begin(checkpoint, 10, **changes)
 
 
 def small_model():
@@ -156,9 +163,9 @@ def test_a_training_that_dies_at_any_step_goes_on_as_if_it_had_not(nowhere, chan
 
         def save(self, state):
             values = [np.array(variable.numpy()) for variable in state.variables]
-            history = list(state.facts["history"])
-            self.state = State(values, state.facts | {"history": history})
-            if state.facts["step"] == self.last:
+            history = list(state.progress["history"])
+            self.state = State(values, state.progress | {"history": history})
+            if state.progress["step"] == self.last:
                 raise KeyboardInterrupt
 
     def train(checkpoint):
@@ -166,8 +173,8 @@ def test_a_training_that_dies_at_any_step_goes_on_as_if_it_had_not(nowhere, chan
         model = keras.Sequential(
             [keras.Input((8,)), keras.layers.Dropout(0.5), keras.layers.Dense(1, "sigmoid")]
         )
-        how = settings(steps_per_epoch=3, epochs=2, learning_rate=0.05, **changes)
-        fitted = training.Run("train_basic", how, checkpoint, 1)
+        how = {"steps_per_epoch": 3, "epochs": 2, "learning_rate": 0.05}
+        fitted = begin(checkpoint, 1, **how, **changes)
         fitted.fit(model, Steps(), Steps())
         fitted.fit(model, Steps(), Steps(), SimpleNamespace(epochs=1, learning_rate=0.01))
         return model.layers[1].kernel.numpy().tobytes(), fitted.history
@@ -199,21 +206,12 @@ def test_a_second_phase_goes_on_with_the_steps_and_the_epochs(run):
     assert model.optimizer.learning_rate == 0
 
 
-def test_memory_is_kept_and_released_anywhere(monkeypatch):
-    """Also where the C library has no such functions."""
-    runtime.keep_memory()
-    runtime.release_memory()
-    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda _: object())
-    runtime.keep_memory()
-    runtime.release_memory()
-
-
 def test_the_last_bits_name_the_processor_and_the_packages():
     pinned = runtime.Runtime(
         threads=3, onednn=True, cpu_isa="AVX2", rehearsal=1.0, checkpoint_steps=1
     )
-    bits = runtime.last_bits(pinned)
+    bits = runtime.fingerprint(pinned)
     assert (bits["threads"], bits["onednn"], bits["cpu_isa"]) == (3, True, "AVX2")
     assert bits["processor"].strip()
     assert set(bits["packages"]) == {"tensorflow", "keras", "numpy", "cv2"}
-    assert runtime.last_bits(pinned.model_copy(update={"checkpoint_steps": 9})) == bits
+    assert runtime.fingerprint(pinned.model_copy(update={"checkpoint_steps": 9})) == bits

@@ -1,4 +1,7 @@
-"""Writing files so that a name holds either the whole new content or what it held before."""
+"""Write files so that a path holds either the whole new content or what it held before.
+
+Libraries for this give an open file, but Keras and Matplotlib want a path with the right suffix.
+"""
 
 import csv
 import glob
@@ -9,6 +12,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,8 +23,8 @@ ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and rename it to `path` when the block ends well.
 
-    The temporary name keeps the suffix, because some writers choose the format by it. What a
-    killed process left there of the same file is removed.
+    The temporary name keeps the suffix, because some writers choose the format by it. If a killed
+    process has left such a file, it is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
@@ -32,25 +36,25 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # which a failing write does not say
+        error.filename = error.filename or str(path)  # a failed write does not name its file
         raise
     finally:
         part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8, its line ends as they are."""
+    """Write text as UTF-8. Line ends stay as they are."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write values as indented JSON, the keys in the order given, NaN and infinity refused."""
+    """Write values as indented JSON, with the keys in their order. Refuse NaN and infinity."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table whose lines end with a line feed on every system."""
+    """Write a table. Its lines end with a line feed on every system."""
     with (
         replacing(path) as part,
         part.open("w", encoding="utf-8", newline="") as file,
@@ -61,11 +65,11 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def write_zip(target: Path, files: Iterable[tuple[str, Callable[[], bytes | IO[bytes]]]]) -> None:
-    """Write a zip without compression whose bytes depend on the names and contents alone.
+    """Write a zip without compression. Its bytes depend only on the names and contents.
 
     Args:
         target: the zip to write.
-        files: names, and what gives their content, whole or to be read bit by bit.
+        files: each file's name, and a function that returns its bytes or opens it.
     """
     with (
         replacing(target) as part,
@@ -84,15 +88,13 @@ def write_zip(target: Path, files: Iterable[tuple[str, Callable[[], bytes | IO[b
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a table: one dictionary per line, by the names in the first."""
+    """Read a table: for each line a dictionary, by the names in the first line."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def digest(path: Path, algorithm: str) -> str:
     """Hash a file; return hexadecimal digits."""
-    hashed = hashlib.new(algorithm, usedforsecurity=False)
+    start = partial(hashlib.new, algorithm, usedforsecurity=False)
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            hashed.update(chunk)
-    return hashed.hexdigest()
+        return hashlib.file_digest(file, start).hexdigest()

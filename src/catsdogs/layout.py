@@ -4,17 +4,21 @@ import os
 from pathlib import Path
 
 CLASSES = ("cat", "dog")  # the position is the label
-TRAININGS = ("train_basic", "train_augmented", "train_inception")
 
 ARCHIVE = Path("data/raw/images.zip")
 PIXELS = Path("data/split/images.npy")
 TRAIN = Path("data/split/train.csv")
 VALIDATION = Path("data/split/validation.csv")
 REJECTED = Path("data/split/rejected.csv")
+MODELS = Path("models")
+TRAINING_PLOTS = Path("plots/training")
 PREDICTIONS = Path("data/predictions.csv")
 SCORE_CURVES = Path("plots/evaluate/curves")
 PICTURES = Path("plots/evaluate/pictures")
 COMPARISON = Path("metrics/compare.md")
+ALL_CURVES = Path("plots/compare.csv")
+ALL_CURVES_FIGURE = Path("plots/compare.png")
+ALL_SCORES_FIGURE = Path("plots/compare_scores.png")
 REPORT = Path("plots/report.html")
 
 # DVC runs a queued experiment in a temporary copy of the repository; DVC_ROOT names the checkout
@@ -31,9 +35,19 @@ def resolve(path: str) -> Path:
     return ROOT / os.path.expanduser(path)  # noqa: PTH111  Path's own raises for an unknown user
 
 
+def title(stage: str) -> str:
+    """`train_basic` as a person calls it: `basic`."""
+    return stage.removeprefix("train_")
+
+
 def model(stage: str) -> Path:
     """The Keras model that a training stage writes."""
-    return Path("models") / f"{stage}.keras"
+    return MODELS / f"{stage}.keras"
+
+
+def facts(stage: str) -> Path:
+    """What a model is and how it was trained: settings, steps, number of parameters."""
+    return MODELS / f"{stage}.json"
 
 
 def metrics(stage: str) -> Path:
@@ -42,10 +56,10 @@ def metrics(stage: str) -> Path:
 
 
 def curves(stage: str) -> Path:
-    """A training's learning curves, one line per epoch; of `compare`, those of all."""
-    return Path("plots") / f"{stage}.csv"
+    """A training's learning curves, one line per epoch."""
+    return TRAINING_PLOTS / f"{stage}.csv"
 
 
-def figure(name: str) -> Path:
-    """A picture; DVC keeps it, Git does not."""
-    return Path("plots") / f"{name}.png"
+def curve_figure(stage: str, quantity: str) -> Path:
+    """A training's `accuracy` or `loss` against the epoch, as the notebook draws it."""
+    return TRAINING_PLOTS / f"{stage}_{quantity}.png"

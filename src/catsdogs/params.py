@@ -1,6 +1,6 @@
-"""`params.yaml`: a section's name and model go in, its checked values come out.
+"""`params.yaml`, read and checked section by section.
 
-A stage's script says which keys its section has and what they may be, as a subclass of `Section`.
+A stage's script declares the keys of its section and their ranges, as a subclass of `Section`.
 """
 
 import difflib
@@ -8,7 +8,7 @@ import math
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from catsdogs.stage import UserError
 
@@ -16,20 +16,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 PARAMS = Path("params.yaml")
-SECTIONS = (
-    "data",
-    "split",
-    "runtime",
-    "train_basic",
-    "train_augmented",
-    "train_inception",
-    "evaluate",
-    "compare",
-)
+SECTIONS = ("data", "split", "runtime", "evaluate", "compare")  # and one for each training stage
 
 
 def number(value: Any) -> Any:
-    """Read what YAML 1.1 takes for text and a person for a number, such as 1e-4."""
+    """Read a text such as 1e-4, which is a number to a person but not to YAML 1.1."""
     if not isinstance(value, str):
         return value
     try:
@@ -49,7 +40,7 @@ Layers = Annotated[list[Annotated[Whole, Field(ge=1, le=65_536)]], Field(min_len
 
 
 class Section(BaseModel):
-    """The keys of a section: all of them required, no other allowed."""
+    """The keys of a section. All of them are required, and no other is allowed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -57,23 +48,8 @@ class Section(BaseModel):
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-class Training(Section):
-    """What all three trainings have."""
-
-    optimizer: Literal["adam", "rmsprop", "sgd"]
-    learning_rate: Positive
-    schedule: Literal["constant", "cosine"]
-    warmup_steps: Annotated[Whole, Field(ge=0, le=1_000_000)]
-    weight_averaging: Share
-    batch_size: Count
-    epochs: Count
-    steps_per_epoch: Count
-    validation_steps: Count
-    seed: Seed
-
-
 def load(section: str, model: type[SectionT], path: Path = PARAMS) -> SectionT:
-    """Read one section of `params.yaml` and check it against its model.
+    """Read one section of `params.yaml` and check it.
 
     Raises:
         UserError: the file cannot be read, or something in the section is missing, unknown,
@@ -89,21 +65,38 @@ def load(section: str, model: type[SectionT], path: Path = PARAMS) -> SectionT:
 
 
 def load_text(key: str, path: Path = PARAMS) -> str:
-    """Read one text that another stage's section holds, such as `data.source`.
+    """Read one text from another stage's section, such as `data.source`.
 
     Raises:
         UserError: the file cannot be read, or holds no such text.
     """
-    section, name = key.split(".")
-    values = read(path).get(section)
-    value = values.get(name) if isinstance(values, dict) else None
+    value = _find(read(path), key)
     if not isinstance(value, str) or not value:
         raise UserError(f"{path}: {key} is {value!r} but should be a text")
     return value
 
 
+def load_models(path: Path = PARAMS) -> list[str]:
+    """Read `evaluate.models`: the training stages that are compared, in the order of the tables.
+
+    Raises:
+        UserError: the file cannot be read, or the list is missing, empty or names no section.
+    """
+    sections = read(path)
+    models = _find(sections, "evaluate.models")
+    if not isinstance(models, list) or not models or len(set(map(str, models))) < len(models):
+        raise UserError(f"{path}: evaluate.models is {models!r} but should list training stages")
+    for name in models:
+        if name not in (trainings := _trainings(sections)):
+            raise UserError(
+                f"{path}: evaluate.models has {name}, which is no training stage"
+                f"{_known(name, trainings)}"
+            )
+    return models
+
+
 def read(path: Path = PARAMS) -> dict[str, Any]:
-    """Read the whole of `params.yaml`; only the sections' names are checked.
+    """Read the whole of `params.yaml` and check the names of its sections.
 
     Raises:
         UserError: the file cannot be read, or has a section that no stage knows.
@@ -117,14 +110,15 @@ def read(path: Path = PARAMS) -> dict[str, Any]:
         raise UserError(f"{path} is not YAML: {reason}") from None
     if not isinstance(document, dict):
         raise UserError(f"{path} holds no sections")
+    known = [*SECTIONS, *_trainings(document)]
     for section in document:
-        if section not in SECTIONS:
-            raise UserError(f"{path}: {section} is unknown{_known(str(section), SECTIONS)}")
+        if section not in known:
+            raise UserError(f"{path}: {section} is unknown{_known(section, known)}")
     return document
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Name every value by its whole key: `train_basic.learning_rate`."""
+    """Return every value with its full name, such as `train_basic.learning_rate`."""
     flat: list[tuple[str, Any]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -134,6 +128,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return flat
 
 
+def _trainings(sections: Mapping[str, Any]) -> list[str]:
+    return [name for name in sections if str(name).startswith("train_")]
+
+
+def _find(sections: Mapping[str, Any], key: str) -> Any:
+    section, name = key.split(".")
+    values = sections.get(section)
+    return values.get(name) if isinstance(values, dict) else None
+
+
 def _explain(section: str, model: type[BaseModel], error: ValidationError) -> str:
     """Say what is wrong with every offending key, on one line."""
     problems = []
@@ -141,7 +145,7 @@ def _explain(section: str, model: type[BaseModel], error: ValidationError) -> st
         key = ".".join([section, *map(str, problem["loc"])])
         if problem["type"] == "extra_forbidden":
             siblings = _fields(model, problem["loc"][:-1])
-            problems.append(f"{key} is unknown{_known(str(problem['loc'][-1]), siblings)}")
+            problems.append(f"{key} is unknown{_known(problem['loc'][-1], siblings)}")
         elif problem["type"] == "missing":
             problems.append(f"{key} is missing")
         else:
@@ -152,10 +156,12 @@ def _explain(section: str, model: type[BaseModel], error: ValidationError) -> st
 
 def _fields(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
     for name in path:
-        model = model.model_fields[str(name)].annotation
+        nested: Any = model.model_fields[str(name)].annotation
+        model = nested
     return list(model.model_fields)
 
 
-def _known(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, known, 1)
+def _known(name: Any, known: list[str]) -> str:
+    """Suggest the known name that is most like a wrong one, or list them all."""
+    close = difflib.get_close_matches(str(name), known, 1)
     return f": did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"

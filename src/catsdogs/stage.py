@@ -1,23 +1,26 @@
-"""How a stage ends: errors that a user can mend, and interruptions, become one line.
+"""How a stage ends: an error that the user can put right, or an interruption, is one line.
 
-A stage may be killed at any moment: what it writes is whole or not there. So an interruption needs
-no tidying up to be safe, only to be quick and to say what happened.
+A stage may be killed at any moment, for it writes every output whole or not at all. So an
+interruption needs no clean-up. It only has to be quick and to say what happened.
 """
 
 import errno
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SHELLS = ("sh", "dash", "bash", "ksh", "zsh", "fish")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+import psutil
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SHELLS = ("sh", "dash", "bash", "ksh", "zsh", "fish", "cmd.exe")
+
+_received: list[int] = []  # the signal that interrupted this process
 
 
 class UserError(Exception):
@@ -25,100 +28,99 @@ class UserError(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user, or whoever ends the machine's processes, wants the stage to stop."""
-
-
-_received: list[int] = []
+    """The user, or the system, asks the stage to stop."""
 
 
 def run(main: Callable[[], None], advice: str = "`dvc repro` goes on from here") -> None:
-    """Run a stage; end the process with one line on stderr if something stops it.
+    """Run a stage. If something stops it, print one line to stderr and end the process.
 
     The status is 1 if the user must act, also where the operating system refuses something (no
-    space, no permission), and 128 plus the signal's number after an interruption.
+    space, no permission). After an interruption it is 128 plus the signal's number.
 
     Args:
         main: the stage.
         advice: what to do after an interruption.
     """
-    mind_interruptions()
+    _handle_signals(_raise_interrupted)
     try:
         main()
     except BaseException as error:
         if _received:
             sys.stdout.flush()
             print(f"interrupted: {advice}", file=sys.stderr, flush=True)
-            os._exit(128 + _received[0])  # waiting for no thread
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            os._exit(128 + _received[0])  # without waiting for threads
         if isinstance(error, UserError):
             sys.exit(f"error: {error}")
         if isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else ""
-            room = ": make room and run again" if error.errno in NO_ROOM else ""
+            room = ": make room and run again" if error.errno in NO_SPACE else ""
             reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
             sys.exit(f"error: {where}{reason}{room}")
         raise
 
 
 def begin() -> None:
-    """Begin a stage that DVC runs: until `run`, an interruption finds only packages that load."""
+    """Let an interruption end this process at once, until `run` is called.
+
+    Packages load meanwhile, which takes seconds, and nothing is lost.
+    """
+    _handle_signals(_exit_at_once)
     end_with_parent()
-    for each in SIGNALS:
-        signal.signal(each, _leave)
 
 
-def _leave(number: int, _: FrameType | None) -> NoReturn:
-    print("interrupted: nothing was begun", file=sys.stderr, flush=True)
-    os._exit(128 + number)
-
-
-def mind_interruptions() -> None:
-    """Raise `Interrupted` at the first signal to stop, and end the process at the second."""
-    for each in SIGNALS:
-        signal.signal(each, _interrupt)
-
-
-def _interrupt(number: int, _: FrameType | None) -> NoReturn:
-    if _received:
-        os._exit(128 + number)
-    _received.append(number)
-    raise Interrupted
+def begin_worker() -> None:
+    """Prepare a process that works for a stage: the stage handles interruptions, and ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
 
 
 def end_with_parent() -> None:
-    """Interrupt this process once the one that started it is gone.
+    """Interrupt this process as soon as the process that started it has ended.
 
-    DVC may be killed without a chance to stop its stage, which would then go on beside the next;
-    and so may a stage that has given work to processes of its own.
+    Someone may kill DVC, or a stage that has workers, so that it cannot stop what it started.
     """
-    forebears = _forebears()
+    ancestors = _ancestors()
 
     def watch() -> None:
-        while _forebears() == forebears:
+        while _ancestors() == ancestors:
             time.sleep(0.5)
         if not _received:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # on Windows this ends the process at once
         time.sleep(10)
-        os._exit(128 + signal.SIGTERM)  # the signal was lost on somebody's way
+        os._exit(128 + signal.SIGTERM)  # nothing reacted to the signal
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _forebears() -> list[int]:
-    """The process that started this one and, if that is a shell, the one that started the shell.
+def _ancestors() -> list[int]:
+    """Return the parent of this process and, if that is a shell, the parent of the shell.
 
-    DVC runs a stage through a shell, which some replace by the stage and others wait in.
+    DVC starts a stage through a shell. Some shells wait for the stage, others become the stage.
     """
-    parent = os.getppid()
     try:
-        stat = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8")
-    except OSError:  # this is not Linux, or the parent is gone
-        return [parent]
-    name, _, rest = stat.partition("(")[2].rpartition(")")
-    return [parent, int(rest.split()[1])] if name in SHELLS else [parent]
+        parent = psutil.Process(os.getppid())
+        return [parent.pid, parent.ppid()] if parent.name() in SHELLS else [parent.pid]
+    except psutil.AccessDenied:  # to the parent's name
+        return [os.getppid()]
+    except psutil.NoSuchProcess:  # Windows keeps the number of a parent that has ended
+        return []
 
 
-def begin_worker() -> None:
-    """Make a process that works for a stage end with it, and leave interruptions to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    end_with_parent()
+def _handle_signals(handler: Callable[[int, FrameType | None], Any]) -> None:
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _exit_at_once(number: int, _: FrameType | None) -> NoReturn:
+    print("interrupted: nothing was begun", file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+
+def _raise_interrupted(number: int, _: FrameType | None) -> NoReturn:
+    if _received:  # a second signal
+        os._exit(128 + number)
+    _received.append(number)
+    raise Interrupted

@@ -1,0 +1,221 @@
+"""Search for better parameters: Optuna chooses them, DVC's queue runs an experiment per trial.
+
+Tuning images judge the trials (`split.tuning`), so the validation images choose nothing.
+
+The parameters of a trial follow from the command and the results of the trials before it, and its
+name follows from the command. So the same command finds what is done and goes on from there.
+"""
+
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from catsdogs import layout, params
+from catsdogs.commands.programs import output
+from catsdogs.stage import UserError
+
+import dvc.api
+import optuna
+import yaml
+from dvc.exceptions import DvcException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+PAUSE = 3  # seconds between two looks at the experiments
+
+
+class Search(NamedTuple):
+    """All that decides the trials, but for their number; see `catsdogs search --help`."""
+
+    stage: str
+    space: tuple[str, ...]
+    jobs: int
+    tuning: int
+    metric: str
+
+    @property
+    def digest(self) -> str:
+        """Six hexadecimal digits that tell this search from others."""
+        text = json.dumps(self._asdict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+    def name(self, part: int | str) -> str:
+        """Return the name of the experiment that is a trial, counted from 1, or the split."""
+        return f"search-{self.digest}-{part}"
+
+
+def main(search: Search, trials: int) -> None:
+    """Run the trials that are missing, and print a line for each and how to use the best.
+
+    Raises:
+        UserError: there can be no such search, a trial cannot be run, or none has a result.
+    """
+    space = read_space(search.stage, search.space)
+    begin(search)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        direction="maximize" if search.metric == "val_accuracy" else "minimize"
+    )
+    for first in range(1, trials + 1, search.jobs):
+        batch = {}
+        for number in range(first, min(first + search.jobs, trials + 1)):
+            # A seed for each trial, so that a search gives the same trials wherever it stopped.
+            study.sampler = optuna.samplers.TPESampler(seed=int(search.digest, 16) + number)
+            batch[search.name(number)] = study.ask(space)
+        asked = {name: _settings(trial.params) for name, trial in batch.items()}
+        for name, value in run_experiments(asked, search):
+            failed = None if value is not None else optuna.trial.TrialState.FAIL
+            study.tell(batch[name], value, state=failed)
+            result = f"failed: dvc queue logs {name}" if failed else f"{search.metric} {value}"
+            print(f"{name}: {' '.join(asked[name])}: {result}", flush=True)
+    if all(trial.value is None for trial in study.trials):
+        raise UserError("no trial has a result: the logs say why")
+    best, name = study.best_trial, search.name(study.best_trial.number + 1)
+    print(f"the best is {name}, {search.metric} {best.value} on tuning images; go on with")
+    print("  dvc exp show --only-changed")
+    print(f"  dvc exp apply {name}")
+    print("or judge it by the validation images, trained on all training images:")
+    settings = ["split.tuning=0", *_settings(best.params)]
+    print("  dvc exp run", *(f"-S {shlex.quote(each)}" for each in settings))
+
+
+def read_space(
+    stage: str, texts: Sequence[str]
+) -> dict[str, optuna.distributions.BaseDistribution]:
+    """Read where to look, in Hydra's grammar, which `dvc exp run --set-param` has, too.
+
+    Returns:
+        The distribution of each parameter: of numbers for an interval, else of texts.
+
+    Raises:
+        UserError: a text is not of that grammar, or does not name a parameter of a training stage.
+    """
+    if stage not in (stages := params.load_models()):
+        raise UserError(f"{stage} is not a training stage: {', '.join(stages)}")
+    known = OmegaConf.load(params.PARAMS)
+    space: dict[str, optuna.distributions.BaseDistribution] = {}
+    for text in texts:
+        try:
+            (override,) = OverridesParser.create().parse_overrides([text])
+            name, values = override.key_or_group, override.value()
+            if override.is_interval_sweep():
+                kind = IntDistribution if isinstance(values.start, int) else FloatDistribution
+                space[name] = kind(values.start, values.end, log="log" in values.tags)
+            elif override.is_sweep_override():
+                space[name] = CategoricalDistribution(list(override.sweep_string_iterator()))
+            else:
+                space[name] = CategoricalDistribution([override.get_value_element_as_str()])
+        except (HydraException, ValueError) as error:
+            raise UserError(f"{text}: {' '.join(str(error).split())}") from None
+        value = OmegaConf.select(known, name)
+        if not name.startswith(f"{stage}.") or value is None:
+            raise UserError(f"{text}: {stage} has no such parameter in {params.PARAMS}")
+        if OmegaConf.is_dict(value):
+            raise UserError(f"{text}: {name} has several parameters, name those")
+    return space
+
+
+def begin(search: Search) -> None:
+    """Make the split, which all trials share; where it cannot be made, the search ends.
+
+    Raises:
+        UserError: the search cannot begin.
+    """
+    if search.tuning < 1:
+        raise UserError("without tuning images, the validation images would choose")
+    if output("git", "status", "--porcelain", "--untracked-files=no"):
+        raise UserError("trials belong to a commit: commit your changes first, or stash them")
+    if search.name(1) in _states():
+        return
+    split = search.name("split")
+    # Only the list tells whether it is done: one that was stopped stays "running" in the table.
+    if split not in output("dvc", "exp", "list", "--name-only").split():
+        _experiment(split, search.tuning, [], "--temp", "split")
+    # DVC's cache has the split now. The experiment would show the commit's scores.
+    output("dvc", "exp", "remove", split)
+
+
+def run_experiments(
+    asked: Mapping[str, Sequence[str]], search: Search
+) -> Iterator[tuple[str, float | None]]:
+    """Run those experiments that DVC does not have yet, each with its settings.
+
+    Yields:
+        The name of each experiment that ends, and its metric, None if it failed.
+
+    Raises:
+        UserError: DVC refuses an experiment, it has no worker, or it was run with other settings.
+    """
+    known = _states()
+    if any(known.get(name) == "Running" for name in asked) and not _is_worked_on():
+        known = _states()  # the last one may have ended in the meantime
+        if lost := " ".join(name for name in asked if known.get(name) == "Running"):
+            raise UserError(
+                f"nobody runs {lost} now: `dvc queue kill {lost}`, `dvc queue remove {lost}`, "
+                "and the same command goes on"
+            )
+    for name in [name for name in asked if name not in known]:
+        _experiment(name, search.tuning, asked[name], "--queue", search.stage)
+    waiting = list(asked)
+    while waiting:
+        known = _states()
+        if any(known.get(name) == "Queued" for name in waiting):
+            output("dvc", "queue", "start", "--jobs", str(search.jobs))
+        for name in [name for name in waiting if known.get(name) not in ("Queued", "Running")]:
+            waiting.remove(name)
+            if known.get(name, "Failed") == "Failed":
+                yield name, None
+            else:
+                _check(name, asked[name])
+                metrics = dvc.api.read(layout.metrics(search.stage).as_posix(), rev=name)
+                yield name, json.loads(metrics)[search.metric]
+        if waiting:
+            time.sleep(PAUSE)
+
+
+def _check(name: str, settings: Sequence[str]) -> None:
+    """Raise a `UserError` if an experiment was run with other settings.
+
+    That happens after a trial failed and was run again with success: it changes those after it.
+    """
+    used = dict(params.flatten(yaml.safe_load(dvc.api.read(params.PARAMS.name, rev=name))))
+    for parameter, text in (setting.split("=", 1) for setting in settings):
+        if params.number(used[parameter]) != params.number(yaml.safe_load(text)):
+            raise UserError(
+                f"{name} was run with {parameter}={used[parameter]}, and {text} is asked now that "
+                f"a trial before it has another result: `dvc exp remove` it and those after it"
+            )
+
+
+def _states() -> dict[str, str]:
+    """The state of each experiment of this commit: Queued, Running, Failed, or another if done."""
+    try:
+        rows = dvc.api.exp_show()
+    except (DvcException, OSError):  # one may end while DVC looks at it
+        time.sleep(PAUSE)
+        rows = dvc.api.exp_show()
+    return {row["Experiment"]: row["State"] for row in rows}
+
+
+def _is_worked_on() -> bool:
+    """Whether a worker of DVC's queue has work; a busy one may not answer at once."""
+    idle = "Worker status: 0 active"
+    return any(idle not in output("dvc", "queue", "status") for _ in range(3))
+
+
+def _experiment(name: str, tuning: int, settings: Sequence[str], *how: str) -> None:
+    changes = [f"--set-param={setting}" for setting in (f"split.tuning={tuning}", *settings)]
+    output("dvc", "exp", "run", "--name", name, *changes, *how)
+
+
+def _settings(values: Mapping[str, Any]) -> list[str]:
+    """Parameters for `dvc exp run --set-param`, with four digits, for people to read."""
+    return [
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in values.items()
+    ]

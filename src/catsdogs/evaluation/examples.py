@@ -1,0 +1,45 @@
+"""Which images best show what a model does. All functions return places in `labels`."""
+
+import numpy as np
+
+
+def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
+    """Take the first images, half of them cats and the cats first.
+
+    Args:
+        labels: 0 cat, 1 dog, N.
+        count: how many, an even number; fewer if a class has fewer.
+    """
+    return _half_cats(np.arange(len(labels)), labels, count)
+
+
+def worst_mistakes(labels: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
+    """Take the images where the model was surest and wrong, the worst first.
+
+    Args:
+        labels: 0 cat, 1 dog, N.
+        probabilities: P(dog), N.
+        count: how many; fewer if there are fewer mistakes.
+    """
+    ranked = np.argsort(-np.abs(probabilities - labels), kind="stable")
+    return ranked[~_right(labels, probabilities)[ranked]][:count]
+
+
+def best_hits(labels: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
+    """Take the images where the model was surest and right, half of them cats and the cats first.
+
+    Args:
+        labels: 0 cat, 1 dog, N.
+        probabilities: P(dog), N.
+        count: how many, an even number; fewer if a class has fewer hits.
+    """
+    ranked = np.argsort(np.abs(probabilities - labels), kind="stable")
+    return _half_cats(ranked[_right(labels, probabilities)[ranked]], labels, count)
+
+
+def _right(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    return (probabilities >= 0.5) == labels
+
+
+def _half_cats(places: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    return np.concatenate([places[labels[places] == label][: count // 2] for label in (0, 1)])

@@ -1,0 +1,304 @@
+"""MLflow's record of a complete experiment, written from what DVC keeps of it.
+
+An experiment becomes one run, with one run for each model below it. It makes no difference whether
+a training wrote a part of them while it ran, DVC took it from its cache, or the server was away.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from catsdogs import layout
+from catsdogs.files import read_csv
+from catsdogs.tracking import store
+from catsdogs.tracking.snapshots import Snapshot, of_workspace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Run
+
+CONTENT_TAG = "dvc.content"
+CHANGES_TAG = "git.changes"
+VALIDATION_TAG = "data.validation.md5"
+DATA_TAGS = {
+    "data.md5": layout.PIXELS,
+    "data.train.md5": layout.TRAIN,
+    VALIDATION_TAG: layout.VALIDATION,
+}
+FACTS = ("parameters", "trainable_parameters", "steps")  # of a model, shown as parameters
+SUMMARY = ("accuracy", "loss", "roc_auc")  # of each model, in the run of the experiment
+FILES = {
+    "report.html": layout.REPORT,
+    "comparison.md": layout.COMPARISON,
+    "predictions.csv": layout.PREDICTIONS,
+    "figures/learning_curves.png": layout.ALL_CURVES_FIGURE,
+    "figures/scores.png": layout.ALL_SCORES_FIGURE,
+    "figures/same_images.png": layout.PICTURES / "same_images.png",
+    "curves": layout.SCORE_CURVES,
+}
+MODEL_PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "pillow", "tqdm", "pyyaml")
+
+
+def record_workspace() -> None:
+    """Record the experiment that the stage `compare` completes, if DVC runs the stage."""
+    if "DVC_STAGE" in os.environ:
+        store.attempt("this experiment", lambda: record(of_workspace(), completed=True))
+
+
+def record(snapshot: Snapshot, completed: bool = False) -> bool:
+    """Write what MLflow lacks of an experiment; return whether it lacked anything.
+
+    Args:
+        snapshot: the experiment.
+        completed: whether its stage `compare` has just written its outputs.
+
+    Raises:
+        UserError: DVC does not have what is to be recorded.
+    """
+    # Everything is fetched first, so that nothing is begun that lacks a file at the end. But a
+    # model is large, so it is fetched from DVC's cache only if MLflow lacks it.
+    for stage in (*snapshot.trainings, "evaluate"):
+        for path in snapshot.outputs(stage):
+            if not (snapshot.files and path == layout.model(stage)):
+                snapshot.fetch(path)
+    return _Recorder(store.connect(), snapshot).record(completed)
+
+
+def find_models(client: MlflowClient, experiment: str, md5: str) -> list[str]:
+    """Return the ids of the complete models with this MD5 in an experiment of MLflow."""
+    found = client.search_logged_models([experiment], f"tags.`{store.MODEL_TAG}` = '{md5}'")
+    return [model.model_id for model in found if model.status == "READY"]
+
+
+class _Recorder:
+    """Writes the runs of one snapshot."""
+
+    def __init__(self, client: MlflowClient, snapshot: Snapshot) -> None:
+        self.client, self.snapshot = client, snapshot
+        self.mlflow_experiment = store.open_experiment(client)
+        made = snapshot.outputs("split")
+        tags = {
+            store.EXPERIMENT_TAG: snapshot.experiment,
+            store.REVISION_TAG: snapshot.revision,
+            CHANGES_TAG: "" if snapshot.committed or snapshot.experiment else "uncommitted",
+            **{tag: made[path] for tag, path in DATA_TAGS.items()},
+        }
+        self.tags = {name: value for name, value in tags.items() if value}
+        self.name = store.experiment_name(self.tags)
+        if CHANGES_TAG in self.tags:
+            self.name += " + changes"
+        self.scores = snapshot.read_json(layout.metrics("evaluate")) if snapshot.evaluated else {}
+
+    def record(self, completed: bool) -> bool:
+        """Record the experiment, unless all of it is recorded already."""
+        snapshot, content = self.snapshot, {CONTENT_TAG: self.snapshot.content}
+        same = self._find(content)
+        if snapshot.experiment:
+            same = [run for run in same if self._is_of_this_experiment(run)]
+        complete = [run for run in same if run.info.status == "FINISHED"]
+        if complete and (CHANGES_TAG not in complete[0].data.tags or not snapshot.committed):
+            if completed:  # then its trainings were repeated, with the same models
+                for run in (run for stage in snapshot.trainings for run in self._live_runs(stage)):
+                    self.client.delete_run(run.info.run_id)
+            return False
+        parent = (complete or same or [self._create(content)])[0]
+        for stage in snapshot.trainings:
+            self._record_training(parent.info.run_id, stage)
+        self._record_whole(parent.info.run_id, completed or "compare" in snapshot.stages)
+        return True
+
+    def _find(self, tags: Mapping[str, str]) -> list[Run]:
+        """Return the runs with these tags, the latest first."""
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        return list(self.client.search_runs([self.mlflow_experiment], query))
+
+    def _is_of_this_experiment(self, run: Run) -> bool:
+        return run.data.tags.get(store.EXPERIMENT_TAG, "") == self.snapshot.experiment
+
+    def _create(self, tags: Mapping[str, str]) -> Run:
+        tags = {**self.tags, **tags}  # by which it is found should it not be completed
+        return self.client.create_run(self.mlflow_experiment, run_name=self.name, tags=tags)
+
+    def _model_tags(self, stage: str) -> dict[str, str]:
+        md5 = self.snapshot.outputs(stage)[layout.model(stage)]
+        return {store.STAGE_TAG: stage, store.MODEL_TAG: md5}
+
+    def _live_runs(self, stage: str) -> list[Run]:
+        """Return the runs that trainings of this experiment's model wrote while they ran."""
+        return [
+            run
+            for run in self._find(self._model_tags(stage))
+            if store.PARENT_TAG not in run.data.tags and self._is_of_this_experiment(run)
+        ]
+
+    def _record_training(self, parent: str, stage: str) -> None:
+        """Complete the run of one model, or make it."""
+        snapshot = self.snapshot
+        identity = {store.PARENT_TAG: parent} | self._model_tags(stage)
+        existing = self._find(identity) or self._live_runs(stage) or [self._create(identity)]
+        run_id = existing[0].info.run_id
+        model_id = self._log_model(run_id, stage)
+        curves = snapshot.fetch(layout.curves(stage))
+        epochs = {
+            int(row["epoch"]): {name: float(row[name]) for name in row if name != "epoch"}
+            for row in read_csv(curves)
+        }
+        store.log_metrics(self.client, run_id, epochs)
+        drawn = (path for path in snapshot.outputs(stage) if path.suffix == ".png")
+        figures = [snapshot.fetch(path) for path in drawn]
+        if stage in snapshot.evaluated:
+            self._log_scores(run_id, stage, model_id)
+            figures += snapshot.fetch(layout.PICTURES).glob(f"{stage}_*.png")
+        files = {f"figures/{path.name.removeprefix(f'{stage}_')}": path for path in figures}
+        files["curves/learning.csv"] = curves
+        facts = snapshot.read_json(layout.facts(stage))
+        params = store.parameters(snapshot.params, stage)
+        params |= {name: str(facts[name]) for name in FACTS}
+        where = snapshot.experiment or snapshot.revision
+        note = f"`dvc get . {layout.model(stage)} --rev {where}` fetches this model."
+        tags = {store.SOURCE_TAG: f"src/{stage}.py", store.NOTE_TAG: note}
+        self._finish(run_id, store.run_name(stage, self.name), params, identity | tags, files)
+
+    def _log_scores(self, run_id: str, stage: str, model_id: str) -> None:
+        new = {f"evaluate/{name}": value for name, value in self.scores[stage].items()}
+        judges = self.snapshot.outputs("split")[layout.VALIDATION]
+        about = {"dataset_name": "validation", "dataset_digest": judges}
+        if not self.client.get_logged_model(model_id).metrics:  # it may have several runs
+            about["model_id"] = model_id
+        store.log_metrics(self.client, run_id, {0: new}, **about)
+
+    def _log_model(self, run_id: str, stage: str) -> str:
+        """Give a run its model, which is stored once for all its runs; return the model's id."""
+        from mlflow.entities import LoggedModelOutput
+
+        md5 = self._model_tags(stage)[store.MODEL_TAG]
+        with store.lock():  # two that find it missing would both store it
+            stored = find_models(self.client, self.mlflow_experiment, md5)
+            if not stored:
+                interpolation = self.snapshot.params["split"]["interpolation"]
+                path = self.snapshot.fetch(layout.model(stage))
+                return _store_model(run_id, md5, interpolation, path)
+        outputs = self.client.get_run(run_id).outputs
+        linked = {each.model_id for each in outputs.model_outputs} if outputs else set()
+        if linked.isdisjoint(stored):
+            self.client.log_outputs(run_id, [LoggedModelOutput(stored[0], step=0)])
+            return stored[0]
+        return min(linked & set(stored))
+
+    def _record_whole(self, run_id: str, compared: bool) -> None:
+        """Complete the experiment's own run; its status says that all runs are complete."""
+        snapshot = self.snapshot
+        summary = {
+            f"summary/{layout.title(stage)}_{name}": self.scores[stage][name]
+            for stage in snapshot.evaluated
+            for name in SUMMARY
+        }
+        store.log_metrics(self.client, run_id, {0: summary})
+        shown = FILES if compared else {}
+        files = {name: snapshot.fetch(path) for name, path in shown.items()}
+        tags = {
+            CONTENT_TAG: snapshot.content,
+            store.SOURCE_TAG: "dvc.yaml",
+            store.NOTE_TAG: _note(snapshot),
+        }
+        self._finish(run_id, self.name, store.parameters(snapshot.params), tags, files)
+
+    def _finish(
+        self,
+        run_id: str,
+        name: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        files: Mapping[str, Path],
+    ) -> None:
+        """Give a run its name, parameters, tags, data and named files, and close it."""
+        client, tags = self.client, {**self.tags, **tags}
+        client.log_inputs(run_id, self._datasets())
+        with tempfile.TemporaryDirectory() as folder:
+            for artifact, path in files.items():
+                target = Path(folder, artifact)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target)
+            client.log_artifacts(run_id, folder)
+        run = client.get_run(run_id)
+        if CHANGES_TAG in run.data.tags and CHANGES_TAG not in tags:
+            client.delete_tag(run_id, CHANGES_TAG)
+        store.log(client, run_id, params, tags)
+        client.update_run(run_id, name=name)
+        if run.info.status != "FINISHED":
+            client.set_terminated(run_id, "FINISHED")
+
+    def _datasets(self) -> list[DatasetInput]:
+        """Return the images of the training and the validation, as MLflow describes data."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        hashes, source = self.snapshot.outputs("split"), self.snapshot.params["data"]["source"]
+        return [
+            DatasetInput(
+                Dataset(
+                    name=path.stem,
+                    digest=hashes[path],
+                    source_type="dvc",
+                    source=json.dumps({"path": str(path), "data.source": source}),
+                ),
+                [InputTag("mlflow.data.context", side)],
+            )
+            for side, path in (("training", layout.TRAIN), ("validation", layout.VALIDATION))
+        ]
+
+
+def _store_model(run_id: str, md5: str, interpolation: str, path: Path) -> str:
+    """Store a model file so that `mlflow models serve` answers for photographs: see `serving`."""
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    inputs = Schema([ColSpec(AnyType(), "image")])
+    outputs = Schema([ColSpec(DataType.string, "class"), ColSpec(DataType.double, "dog")])
+    packages = []  # given here; MLflow would load the model in another process to find them out
+    for name in MODEL_PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            packages.append(f"{name}=={importlib.metadata.version(name)}")
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for an example, and would load the model for it
+        shutil.copyfile(path, Path(folder, path.name))
+        Path(folder, "interpolation").write_text(interpolation, encoding="utf-8")
+        stored = Model.log(
+            artifact_path=None,
+            name=path.stem,
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            tags={store.MODEL_TAG: md5, store.SOURCE_TAG: f"src/{path.stem}.py"},
+            loader_module="catsdogs.tracking.serving",
+            data_path=folder,
+            code_paths=[str(Path(__file__).parents[1])],
+            signature=ModelSignature(inputs, outputs),
+            pip_requirements=packages,
+        )
+    return stored.model_id
+
+
+def _note(snapshot: Snapshot) -> str:
+    """Say how to get from the run back to the experiment."""
+    name, revision = snapshot.experiment, snapshot.revision
+    if name:
+        return (
+            f"DVC's experiment `{name}`, made from commit `{revision}`. "
+            f"`dvc exp apply {name}` brings back its parameters and all that it made."
+        )
+    if snapshot.committed:
+        return f"`git checkout {revision} && dvc checkout` brings back all of it."
+    return (
+        f"Made from commit `{revision}` and changes that are not committed. Once they are, "
+        "`catsdogs sync` names the commit here."
+    )

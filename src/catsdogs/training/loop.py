@@ -1,0 +1,377 @@
+"""The training loop: settings are read, a model is fitted, the stage's outputs are written.
+
+A training that was killed resumes at its last checkpoint, and ends with the same bytes as one that
+was not. The models of all phases, the data and the optimizer are Keras'; `Training` adds the exact
+resumption, the curves for MLflow and DVC, and the files.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Self, TypeVar
+
+from catsdogs import layout, params, runtime
+from catsdogs.data.batches import (
+    Batches,
+    FixedBatches,
+    PixelReader,
+    SizedBatches,
+    TrainingBatches,
+    dataset,
+    read_subset,
+)
+from catsdogs.files import write_csv, write_json
+from catsdogs.models import saved
+from catsdogs.reporting import figures
+from catsdogs.stage import UserError
+from catsdogs.tracking.live import LiveRun
+from catsdogs.training import checkpoints
+from catsdogs.training.checkpoints import Checkpoint, State
+
+from pydantic import Field
+
+if TYPE_CHECKING:
+    from catsdogs.data.augmentation import Augmentation
+
+    import keras
+
+LARGE = 1_000_000  # weights; for fewer, compiling the update takes longer than it saves
+CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
+DIGITS = 6  # of the curves' values
+
+
+class Phase(params.Section):
+    """How long and how fast a part of a training goes."""
+
+    epochs: params.Count
+    learning_rate: params.Positive
+
+
+class Settings(Phase):
+    """The parameters that every training has in its section of `params.yaml`."""
+
+    optimizer: Literal["adam", "rmsprop", "sgd"]
+    schedule: Literal["constant", "cosine"]
+    warmup_steps: Annotated[params.Whole, Field(ge=0, le=1_000_000)]
+    weight_averaging: params.Share
+    batch_size: params.Count
+    steps_per_epoch: params.Count
+    validation_steps: params.Count
+    seed: params.Seed
+
+    def files(self) -> list[Path]:
+        """Return the files that the training reads besides the split."""
+        return []
+
+    def rehearsed(self, share: float) -> Self:
+        """Return the settings of a rehearsal, which takes a share of the steps."""
+        names = ("steps_per_epoch", "validation_steps", "warmup_steps")
+        given = {name: getattr(self, name) for name in names}
+        steps = {name: count and max(1, round(count * share)) for name, count in given.items()}
+        return self.model_copy(update=steps)
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+@contextmanager
+def begin(stage: str, section: type[SettingsT]) -> Iterator[Training[SettingsT]]:
+    """Begin the training of a stage, or resume it where a killed one stopped.
+
+    This reads `params.yaml`, pins what the computation depends on and imports TensorFlow. Drawn
+    images (`data.source: sample`) get a share of the steps, `runtime.rehearsal`.
+
+    Args:
+        stage: for example `train_basic`.
+        section: what the stage's section of `params.yaml` holds.
+
+    Raises:
+        UserError: a section of `params.yaml` is wrong.
+    """
+    given = params.load(stage, section)
+    pinned = params.load("runtime", runtime.Runtime)
+    settings = given
+    if params.load_text("data.source") == "sample":
+        settings = given.rehearsed(pinned.rehearsal)
+        print(
+            f"drawn images, a rehearsal (runtime.rehearsal: {pinned.rehearsal:g}): "
+            f"{settings.epochs} epochs of {settings.steps_per_epoch} steps instead of "
+            f"{given.steps_per_epoch}"
+        )
+    runtime.pin(pinned, settings.seed)
+    depends_on = settings.model_dump() | {"runtime": runtime.fingerprint(pinned)}
+    inputs = (layout.PIXELS, layout.TRAIN, layout.VALIDATION, *settings.files())
+    with checkpoints.hold(stage, depends_on, inputs) as checkpoint:
+        training = Training(stage, given, settings, pinned, checkpoint)
+        try:
+            yield training
+        except BaseException as error:
+            training.live.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        training.live.end("FINISHED")
+        checkpoint.finish()
+
+
+class Training(Generic[SettingsT]):
+    """A training under way. It has one phase or several, and each phase fits a model.
+
+    The model of a later phase holds all the weights that the phases before it trained.
+
+    Attributes:
+        settings: the stage's parameters, with the numbers of steps that are taken.
+        runtime: what the computation depends on besides.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        given: SettingsT,
+        settings: SettingsT,
+        pinned: runtime.Runtime,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self.stage, self.given, self.settings, self.runtime = stage, given, settings, pinned
+        self.live = LiveRun(stage)
+        self._checkpoint = checkpoint
+        self._phase = self._epochs = 0  # the present phase, and the epochs up to its end
+        self._loaded = checkpoint.load()
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        if self._loaded:
+            self.step = self._loaded.progress["step"]
+            self.history = self._loaded.progress["history"]
+        self._saved = self.step
+
+    def batches(self, augmentation: Augmentation | None = None) -> TrainingBatches:
+        """Return the training images, step by step."""
+        subset, settings = read_subset(layout.TRAIN), self.settings
+        pixels = PixelReader(layout.PIXELS)
+        return TrainingBatches(pixels, subset, settings.batch_size, settings.seed, augmentation)
+
+    def validation(self) -> FixedBatches:
+        """Return the validation images that are looked at after every epoch."""
+        subset, size = read_subset(layout.VALIDATION), self.settings.batch_size
+        limit = self.settings.validation_steps * size
+        return FixedBatches(PixelReader(layout.PIXELS), subset, size, limit)
+
+    def fit(
+        self,
+        model: keras.Model,
+        batches: Batches,
+        validation: SizedBatches,
+        phase: Phase | None = None,
+    ) -> None:
+        """Fit a model in a phase of the training, unless the checkpoint is from a later phase.
+
+        Args:
+            model: from what a batch holds to P(dog).
+            batches: what it learns from.
+            validation: what it is evaluated on after each epoch.
+            phase: how long and how fast; the first phase is that of the settings.
+
+        Raises:
+            UserError: the loss is no longer a number.
+        """
+        phase = phase or self.settings
+        self._phase += 1
+        self._epochs += phase.epochs
+        if self._loaded and self._loaded.progress["phase"] > self._phase:
+            return
+        self.live.open(self._checkpoint.name, self.history)
+        self.model = model
+        self._accuracy = compile_model(model, self.settings, phase)
+        runtime.release_memory()  # what building took
+        self._restore()
+        per_epoch = self.settings.steps_per_epoch
+        if self._loaded:
+            total = self._epochs * per_epoch
+            print(f"{self.stage} goes on after step {self.step:,} of {total:,}")
+        # One `fit`, or two if an interrupted epoch has to be completed first.
+        while len(self.history) < self._epochs:
+            epoch = len(self.history)
+            model.fit(
+                dataset(batches, self.step, self._epochs * per_epoch),
+                initial_epoch=epoch,
+                epochs=self._epochs,
+                steps_per_epoch=(epoch + 1) * per_epoch - self.step,
+                validation_data=dataset(validation, 0, len(validation)),
+                callbacks=[_callback(self)],
+                shuffle=False,  # the batches come in their own order
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+        self._loaded = None
+        model.optimizer.finalize_variable_values(model.trainable_variables)  # averaged, if asked
+
+    def write(self, model: keras.Model, facts: dict[str, Any] | None = None) -> None:
+        """Write the outputs of the stage.
+
+        Args:
+            model: from RGB pixels, 0-255, to P(dog).
+            facts: what `models/<stage>.json` should say besides.
+        """
+        import pandas as pd
+
+        runtime.release_memory()  # a large model is copied on its way into the file
+        curves = pd.DataFrame(self.history, columns=list(CURVES)).round(DIGITS)
+        curves.insert(0, "epoch", range(1, len(curves) + 1))
+        write_csv(layout.curves(self.stage), ["epoch", *CURVES], curves.itertuples(index=False))
+        for quantity in ("accuracy", "loss"):
+            figure = layout.curve_figure(self.stage, quantity)
+            figures.curve(curves, quantity, self.stage, figure)
+        write_json(layout.metrics(self.stage), curves[list(CURVES)].iloc[-1].to_dict())
+        known = {
+            "settings": self.given.model_dump(),
+            "planned_steps": self._epochs * self.given.steps_per_epoch,
+            "steps": self.step,
+            "parameters": model.count_params(),
+            "trainable_parameters": sum(math.prod(w.shape) for w in model.trainable_weights),
+        }
+        write_json(layout.facts(self.stage), known | (facts or {}))
+        saved.save(model, layout.model(self.stage))
+
+    def resume_epoch(self) -> None:
+        """Restore the loaded state, if any, a last time: Keras has just reset the metrics."""
+        self._restore()
+        self._loaded = None
+
+    def save(self) -> None:
+        """Save a checkpoint if enough steps have passed since the last one."""
+        if self.step - self._saved >= self.runtime.checkpoint_steps:
+            progress = {"phase": self._phase, "step": self.step, "history": self.history}
+            self._checkpoint.save(State(self._variables(), progress))
+            self._saved = self.step
+
+    def _restore(self) -> None:
+        if self._loaded:
+            for variable, value in zip(self._variables(), self._loaded.variables, strict=True):
+                variable.assign(value)
+
+    def _variables(self) -> list[keras.Variable]:
+        """Weights and the random state of dropout, the optimizer's, and the epoch's means."""
+        model = self.model
+        (loss,) = (metric for metric in model.metrics if metric.name == "loss")
+        return [
+            *model.variables,
+            *model.optimizer.variables,
+            *loss.variables,
+            *self._accuracy.variables,
+        ]
+
+
+def compile_model(model: keras.Model, settings: Settings, phase: Phase) -> keras.metrics.Metric:
+    """Compile a model with the optimizer of the settings; return the metric of accuracy."""
+    import keras
+
+    optimizer = single_pass(type(keras.optimizers.get(settings.optimizer)))
+    momentum = settings.weight_averaging
+    accuracy = keras.metrics.BinaryAccuracy(name="accuracy")
+    model.compile(
+        optimizer(learning_rate(settings, phase), use_ema=momentum > 0, ema_momentum=momentum),
+        loss="binary_crossentropy",
+        metrics=[accuracy],
+    )
+    model.optimizer.build(model.trainable_variables)
+    return accuracy
+
+
+def learning_rate(
+    settings: Settings, phase: Phase
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """Return the learning rate of a phase: a number, or a function of the phase's step."""
+    import keras
+
+    if settings.schedule == "constant" and not settings.warmup_steps:
+        return phase.learning_rate
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if settings.warmup_steps else phase.learning_rate,
+        decay_steps=max(1, phase.epochs * settings.steps_per_epoch - settings.warmup_steps),
+        alpha=0.0 if settings.schedule == "cosine" else 1.0,
+        warmup_target=phase.learning_rate if settings.warmup_steps else None,
+        warmup_steps=settings.warmup_steps,
+    )
+
+
+def single_pass(optimizer: type[keras.Optimizer]) -> type[keras.Optimizer]:
+    """Make an optimizer read and write large weights once per step.
+
+    Keras' own reads and writes them once for every operation of its formula. XLA compiles the same
+    formula into one loop: a step of Inception's head takes little more than half the time.
+    """
+    import tensorflow as tf
+
+    class SinglePass(optimizer):
+        def update_step(
+            self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: keras.Variable
+        ) -> None:
+            update = super().update_step
+            if math.prod(variable.shape) >= LARGE:
+                compiled = tf.function(
+                    lambda gradient: update(gradient, variable, learning_rate),
+                    jit_compile=True,
+                    autograph=False,
+                )
+                compiled(gradient)
+            else:
+                update(gradient, variable, learning_rate)
+
+    return SinglePass
+
+
+def _callback(training: Training) -> keras.callbacks.Callback:
+    """Make the callback that counts steps, saves checkpoints and notes the curves."""
+    import keras
+
+    averaging = bool(training.settings.weight_averaging)
+    per_epoch = training.settings.steps_per_epoch
+
+    class Follow(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            self.is_whole = training.step % per_epoch == 0
+            training.resume_epoch()
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+            training.step += 1
+            self.check("loss", logs["loss"])
+            if training.step % per_epoch:  # after the last, the validation comes first
+                training.save()
+
+        # The validation looks at the averaged weights. Keras' SwapEMAWeights swaps by addition,
+        # which rounds, so the training would not go on from the weights that it had.
+        def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+            if averaging:
+                self.last = [variable.numpy() for variable in self.model.trainable_variables]
+                self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+        def on_test_end(self, logs: dict[str, float] | None = None) -> None:
+            self.put_back()
+
+        def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+            if len(training.history) < training._epochs:  # every `fit` ends with the average
+                self.put_back()
+
+        def put_back(self) -> None:
+            if averaging:
+                for variable, value in zip(self.model.trainable_variables, self.last, strict=True):
+                    variable.assign(value)
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+            self.check("validation loss", logs["val_loss"])
+            training.history.append({name: float(logs[name]) for name in CURVES})
+            self.model.reset_metrics()  # they hold the validation's means, not the next epoch's
+            training.save()
+            training.live.log_epoch(epoch + 1, training.history[-1])
+            self.model.stop_training = not self.is_whole
+
+        def check(self, name: str, value: float) -> None:
+            if not math.isfinite(value):
+                stage = training.stage
+                raise UserError(
+                    f"{stage}: the {name} is {value} at step {training.step}: "
+                    f"lower {stage}.learning_rate in params.yaml"
+                )
+
+    return Follow()
