@@ -27,6 +27,8 @@ STAND_IN_WEIGHTS = SHARED / "weights" / "inception_v3_notop_stand_in.h5"
 
 # The command `catsdogs`, also where the package is not installed.
 CATSDOGS = (sys.executable, "-c", "from catsdogs.commands import cli; cli.main()")
+# The first makes the repository that most of them need; the second does not wait for it.
+LONGEST = "test_pipeline test_training test_experiments test_interruptions test_faults "
 ARTIFACT_PATHS = {
     "experiments": "artifact_location",
     "runs": "artifact_uri",
@@ -195,11 +197,7 @@ def runs(checkout: Checkout) -> dict[str, dict]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that all processes have work until the end."""
-
-    def is_quick(item: pytest.Item) -> tuple[bool, bool]:
-        return item.get_closest_marker("slow") is None, "made" not in item.fixturenames
-
-    items.sort(key=is_quick)
+    items.sort(key=lambda item: LONGEST.find(item.path.stem) % len(LONGEST))
 
 
 @pytest.fixture

@@ -142,6 +142,7 @@ def test_a_checkpoint_of_other_code_is_not_taken_up(copy):
     assert len(saved(copy)) == 1, "the other's, for whoever goes back to it"
 
 
+@pytest.mark.slow
 def test_how_often_checkpoints_are_written_does_not_part_them(copy):
     killed(copy, "train_basic", "state.npz", 4)
     copy.change_params({"runtime": {"checkpoint_steps": 2}})
@@ -149,6 +150,7 @@ def test_how_often_checkpoints_are_written_does_not_part_them(copy):
     assert outputs(copy, "train_basic") == copy.unbroken["train_basic"]
 
 
+@pytest.mark.slow
 def test_a_half_written_checkpoint(copy):
     killed(copy, "train_basic", "state.npz", 4)
     (path,) = saved(copy)
@@ -211,6 +213,7 @@ def test_a_stage_ends_with_dvc_while_it_starts(copy, after, shell):
     assert not list((copy.path / "models").glob("train_basic*"))
 
 
+@pytest.mark.slow
 def test_what_dvc_has_not_recorded_is_not_trained_again(copy):
     """Killed after its end, but before DVC has hashed the outputs and written dvc.lock."""
     (copy.path / "dvc.lock").unlink()

@@ -175,7 +175,9 @@ def test_a_loss_that_is_no_number_stops_the_stage(copy):
     assert not (copy.path / layout.model("train_basic")).exists()
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "foo://bar", "sqlite:///README.md"])
+@pytest.mark.parametrize(
+    "address", [pytest.param("http://127.0.0.1:9", marks=slow), "foo://bar", "sqlite:///README.md"]
+)
 def test_training_does_without_mlflow(copy, address):
     model = copy.path / layout.model("train_basic")
     before = model.read_bytes()
@@ -205,7 +207,8 @@ def test_real_photographs(tmp_path):
     checkout.change_params({"evaluate": TINY["evaluate"]})
     weights = {"weights": str(STAND_IN_WEIGHTS), "dense": [16], "steps_per_epoch": 12}
     checkout.change_params({"train_inception": weights})
-    checkout.run("dvc", "repro")
+    for stage in ("download", "split", *TRAININGS, "evaluate", "compare"):
+        checkout.script(stage)
     assert read_json(checkout.path / "metrics/download.json")["images"] == {"cat": 150, "dog": 150}
     split = read_json(checkout.path / "metrics/split.json")
     assert (split["train"], split["validation"], split["rejected"]) == (240, 60, 0)
@@ -234,6 +237,7 @@ def test_kept_features_save_work_and_change_nothing(copy):
     assert model.read_bytes() == before
 
 
+@slow
 def test_what_earlier_code_left_in_a_folder_goes(copy):
     """DVC empties a stage's folders; run by hand, the stage has to."""
     folders = [copy.path / "plots/evaluate" / name for name in ("curves", "pictures")]
