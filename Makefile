@@ -63,12 +63,14 @@ ui: $(READY)  ## look at the runs in MLflow, on http://127.0.0.1:5000
 champion: $(READY)  ## name the best model in MLflow's registry
 	"$(BIN)/catsdogs" champion
 
-bench: $(DEV)  ## measure against the notebook: PHOTOGRAPHS=… WEIGHTS=… TORCH=1 (adds PyTorch)
-	"$(BIN)/python" benchmarks/bench.py --photographs "$(PHOTOGRAPHS)" --weights "$(WEIGHTS)" $(if $(TORCH),--torch)
+bench: $(DEV)  ## measure against the notebook: PHOTOGRAPHS=… WEIGHTS=… CPU_ISA=AVX2 TORCH=1
+	"$(BIN)/python" benchmarks/bench.py --photographs "$(PHOTOGRAPHS)" --weights "$(WEIGHTS)" \
+		$(if $(CPU_ISA),--cpu-isa $(CPU_ISA)) $(if $(TORCH),--torch)
 
-requirements:  ## pin both requirements files anew from pyproject.toml (needs uv)
+requirements:  ## pin all requirements files anew from pyproject.toml (needs uv)
 	$(COMPILE) --output-file requirements.txt
 	$(COMPILE) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+	$(COMPILE) --extra gpu --constraint requirements-dev.txt --output-file requirements-gpu.txt
 
 clean:  ## remove the environment, downloads, checkpoints and the tools' caches
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache dvc_plots

@@ -2,6 +2,7 @@
 
     python benchmarks/bench.py                           # all of it, on the public photographs
     python benchmarks/bench.py --only inception memory   # some comparisons
+    python benchmarks/bench.py --cpu-isa AVX2            # as on a processor without AVX-512
 
 What is compared runs in turn, in one run, on one machine. Costs are CPU seconds, user and system,
 and wall time of whole processes. Working files are kept in `.cache/bench` until the next run.
@@ -14,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import machine
 import overheads
 import table
 import trainings
@@ -39,6 +41,7 @@ def main() -> None:
         _absolute(arguments.weights or ("random" if arguments.quick else "imagenet")),
         arguments.torch,
         arguments.quick,
+        arguments.cpu_isa,
     )
     lines: list[Line] = []
     for name in arguments.only or COMPARISONS:
@@ -49,7 +52,8 @@ def main() -> None:
             lines.append(Line(name, why_not=str(error)))
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
-    page = [table.markdown(lines), table.machine(params["runtime"]), table.verdicts(lines)]
+    where = machine.describe(params["runtime"], bench.cpu_isa)
+    page = [table.markdown(lines), where, table.verdicts(lines)]
     if bench.quick:
         page.append("A quick run: the figures mean nothing.")
     print("\n".join(page))
@@ -65,6 +69,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--photographs", help="a value of data.source (default: microsoft)")
     parser.add_argument("--weights", help="of train_inception.weights (default: imagenet)")
+    parser.add_argument("--cpu-isa", default="native", help="oneDNN's in everything, like AVX2")
     parser.add_argument("--torch", action="store_true", help="PyTorch, too: installs 5.5 GB")
     parser.add_argument("--quick", action="store_true", help="only show that everything runs")
     return parser.parse_args()

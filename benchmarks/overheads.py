@@ -2,72 +2,70 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 import yaml
 from measure import Usage
 from table import Line, compare, figure, peak
-from trainings import INCEPTION, KINDS
 from workplace import Bench, Clone, photographs
 
-ROUNDS = 5
-STAGES = 7
-FILES, SIZE = 25_000, 4_096  # files, and bytes of each
+ROUNDS = 10
+FOLDER = 12  # files in a folder of outputs, about as many as `evaluate` writes
 IMAGES = (5_000, 25_000, 100_000)
 DVC = (sys.executable, "-m", "dvc")
 
 
 def dvc(bench: Bench) -> list[Line]:
-    """Compare `dvc repro` with a trivial pipeline's, and one file with one for each image."""
-    epoch = {"epochs": 1, "steps_per_epoch": 2, "validation_steps": 1}
-    data = {"data": {"sample_images": 60}}
-    ours = Clone("rehearsal", data | dict.fromkeys((*KINDS, INCEPTION), epoch))
-    trivial = Clone("trivial", {})
-    files = [f"file{number}" for number in range(1 + STAGES)]
+    """Compare `dvc repro` with a trivial pipeline's, where neither has anything to do.
+
+    DVC looks at files, whatever is in them, so the outputs are written here and committed.
+    """
+    clones = _, trivial = Clone("placeholders", bench), Clone("trivial", bench)
+    files = [f"file{number}.txt" for number in range(8)]
     stages = {
-        f"make_{made}": {"cmd": f"cp {given} {made}", "deps": [given], "outs": [made]}
+        f"make_{made[:-4]}": {"cmd": f"cp {given} {made}", "deps": [given], "outs": [made]}
         for given, made in pairwise(files)
     }
     (trivial.path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     (trivial.path / files[0]).write_text("content\n")
-    clones = (ours, trivial)
-    count = 1 + bench.few(ROUNDS)
-    rounds = [[clone.run(*DVC, "repro").cost for clone in clones] for _ in range(count)]
-    costs = np.mean(rounds[1:], axis=0)  # the first had something to do
+    for clone in clones:
+        _commit(clone)
+    rounds = range(bench.few(ROUNDS))
+    costs = np.mean([[clone.run(*DVC, "repro").cost for clone in clones] for _ in rounds], axis=0)
     what = "`dvc repro` with nothing to do / in a trivial pipeline"
-    line = compare(what, costs[0], costs[1], "≤ 1.3")
-    return [line, *_one_or_many(trivial, bench.few(FILES))]
+    return [compare(what, costs[0], costs[1], "≤ 1.3")]
 
 
-def _one_or_many(clone: Clone, files: int) -> list[Line]:
-    one, many = clone.path / "one", clone.path / "many"
-    many.mkdir()
-    for number in range(files):
-        (many / str(number)).write_bytes(os.urandom(SIZE))
-    one.write_bytes(os.urandom(SIZE * files))
-    lines = []
-    for command in ("add", "checkout"):
-        costs = [clone.run(*DVC, command, f"{path.name}").cost for path in (one, many)]
-        lines.append(compare(f"`dvc {command}` of one file / of {files:,}", costs[0], costs[1]))
-        one.unlink()
-        shutil.rmtree(many)
-    return lines
+def _commit(clone: Clone) -> None:
+    """Write something as the outputs of all stages, and let DVC record them."""
+    pipeline = yaml.safe_load((clone.path / "dvc.yaml").read_text(encoding="utf-8"))
+    for stage in pipeline["stages"].values():
+        for out in chain(*(stage.get(kind, []) for kind in ("outs", "metrics", "plots"))):
+            path = clone.path / (out if isinstance(out, str) else next(iter(out)))
+            for file in [path] if path.suffix else [path / str(each) for each in range(FOLDER)]:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(str(file))
+    clone.run(*DVC, "commit", "--force")
+    clone.run(*DVC, "repro")  # the first time takes longer
 
 
 def memory(bench: Bench) -> list[Line]:
-    """Measure `download` and `split` on the photographs, and as the number of images grows."""
+    """Measure `download` and `split` on the photographs, and as the number of images grows.
+
+    Their memory grows with the archive's directory, of which `zipfile` keeps 0.7 KB for each file.
+    No bound is set on that: a million images take less than what is allowed for the peak.
+    """
     sizes = [bench.few(images) for images in IMAGES]
     used: dict[str, list[Usage]] = {"download": [], "split": []}
     for size in sizes:
-        clone = Clone("growth", {})
+        clone = Clone("growth", bench)
         archive = clone.path / "noise.zip"
         with ProcessPoolExecutor(1) as pool:  # this process stays small: a child begins as large
             pool.submit(write_noise, archive, size).result()
@@ -76,16 +74,16 @@ def memory(bench: Bench) -> list[Line]:
         for stage, usages in used.items():
             usages.append(clone.stage(stage))
         shutil.rmtree(clone.path)
-    lines = [peak(stage, usage) for stage, usage in zip(used, photographs(bench)[1], strict=True)]
+    lines = [
+        peak(f"`{stage}`", usage) for stage, usage in zip(used, photographs(bench)[1], strict=True)
+    ]
     for stage, usages in used.items():
-        fewer, more = (usage.peak / 1e9 for usage in usages[1:])
-        what = f"`{stage}`: peak memory, {sizes[2]:,} images / {sizes[1]:,}"
-        texts = [f"{figure(size)} GB" for size in (more, fewer)]
-        lines.append(Line(what, texts[0], texts[1], (more / fewer,), "≤ 1.2"))
+        grown = (usages[2].peak - usages[1].peak) / (sizes[2] - sizes[1]) / 1e3
+        lines.append(Line(f"`{stage}`: memory of 1,000 further images", f"{figure(grown)} MB"))
         lower, upper = 1e3 * np.diff([usage.cost[0] for usage in usages]) / np.diff(sizes)
         what = f"`{stage}`: CPU of a further image, up to {sizes[2]:,} / up to {sizes[1]:,}"
-        texts = [f"{figure(each)} ms" for each in (upper, lower)]
-        lines.append(Line(what, texts[0], texts[1], (upper / lower,), "≤ 1.1"))
+        texts = (f"{figure(upper)} ms", f"{figure(lower)} ms")
+        lines.append(Line(what, *texts, (upper / lower,), "≤ 1.1"))
     return lines
 
 

@@ -18,14 +18,14 @@ import runpy
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
 PAUSE = 0.1  # seconds
 RESTING = 0.1  # of a core
@@ -77,14 +77,13 @@ def clocks() -> Clocks:
 
 
 def measure_keras(probe: Probe) -> None:
-    """Let every `fit` and `predict` of Keras be measured.
+    """Let every `fit` and `predict` of Keras be measured, with TensorFlow and with JAX.
 
     The tasks of `fit` are `fit`, its own next steps; `bare`, the same on one batch in memory;
     `feed`, batches that nobody trains on; `validate`, validation batches. Those of `predict` are
     `predict`, its first batches, and `passes`, the same ones from memory.
     """
     import keras
-    import tensorflow as tf
 
     fit, predict = keras.Model.fit, keras.Model.predict
 
@@ -98,12 +97,13 @@ def measure_keras(probe: Probe) -> None:
         def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
             self.step += 1
             number, rest = divmod(self.step, probe.plan["fit"])
-            if rest or number > 1 + probe.plan["rounds"]:
-                return
-            if number:
+            if not rest and 1 <= number <= 1 + probe.plan["rounds"]:
                 probe.note("fit", probe.plan["fit"], self.began, first=number == 1)
-            probe.round(self.tasks, first=not number)
-            self.began = clocks()
+            if not rest and number <= probe.plan["rounds"]:
+                if keras.backend.backend() == "jax":  # where `fit` holds the variables itself
+                    self.model.jax_state_sync()
+                probe.round(self.tasks, first=not number)
+                self.began = clocks()
 
     def measured_fit(model: keras.Model, x: Any, *rest: Any, **how: Any) -> Any:
         def validate(count: int) -> int:
@@ -119,14 +119,11 @@ def measure_keras(probe: Probe) -> None:
         return fit(model, x, *rest, **how)
 
     def measured_predict(model: keras.Model, x: Any, *rest: Any, **how: Any) -> Any:
-        if isinstance(x, tf.data.Dataset) and "predict" in probe.plan:
-            few = x.take(probe.plan["predict"])
-            in_memory = [images for images, _ in few]
-
-            def passes(_: int) -> int:
-                return sum(len(model.predict_on_batch(images)) for images in in_memory)
-
-            probe.rounds({"predict": lambda _: len(predict(model, few, **how)), "passes": passes})
+        if hasattr(x, "__iter__") and not hasattr(x, "shape") and "predict" in probe.plan:
+            in_memory = [images for images, _ in islice(batches(x), probe.plan["predict"])]
+            few, bare = how | {"steps": len(in_memory)}, model.predict_on_batch
+            passes = lambda _: sum(len(bare(images)) for images in in_memory)  # noqa: E731
+            probe.rounds({"predict": lambda _: len(predict(model, x, **few)), "passes": passes})
         return predict(model, x, *rest, **how)
 
     keras.Model.fit, keras.Model.predict = measured_fit, measured_predict
@@ -135,11 +132,12 @@ def measure_keras(probe: Probe) -> None:
 @cache
 def bare_steps(model: keras.Model, x: Any) -> Callable[[int], int]:
     """Train on one batch that stays in memory, by the function that `fit` has compiled."""
-    iterator = iter(endless(x).take(1).cache().repeat())
+    taken = batches(x, single=True)
+    takes_iterator = type(taken).__module__.startswith("tensorflow")
 
     def train(count: int) -> int:
         for _ in range(count):
-            model.train_function(iterator)
+            model.train_function(taken) if takes_iterator else model.train_on_batch(*next(taken))
         return count
 
     return train
@@ -147,28 +145,28 @@ def bare_steps(model: keras.Model, x: Any) -> Callable[[int], int]:
 
 @cache
 def feeder(x: Any) -> Callable[[int], int]:
-    """Take batches as `fit` does, by an iterator inside a compiled function; count the images."""
-    import tensorflow as tf
-
-    iterator = iter(endless(x))
-
-    @tf.function
-    def take(count: tf.Tensor) -> tf.Tensor:
-        images = 0
-        for _ in tf.range(count):
-            _, labels = next(iterator)
-            images += tf.shape(labels)[0]
-        return images
-
-    return lambda count: int(take(tf.constant(count)))
+    """Take batches as `fit` gets them, and count the images."""
+    taken = batches(x)
+    return lambda count: sum(len(labels) for _, labels in islice(taken, count))
 
 
-def endless(x: Any) -> tf.data.Dataset:
-    """Return what `fit` makes of a dataset or of a generator, pass after pass."""
-    import tensorflow as tf
-    from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+def batches(x: Any, single: bool = False) -> Iterator[Any]:
+    """Return what `fit` makes of a dataset or of a generator, pass after pass.
 
-    return (x if isinstance(x, tf.data.Dataset) else PyDatasetAdapter(x).get_tf_dataset()).repeat()
+    Args:
+        x: JAX takes it as it is, so there it must begin anew whenever it is iterated over.
+        single: again and again the first batch.
+    """
+    import keras
+    from keras.src.trainers.data_adapters import get_data_adapter
+
+    adapter = get_data_adapter(x)
+    if keras.backend.backend() == "tensorflow":
+        data = adapter.get_tf_dataset()
+        return iter((data.take(1).cache() if single else data).repeat())
+    if single:
+        return repeat(next(adapter.get_jax_iterator()))
+    return chain.from_iterable(each.get_jax_iterator() for each in repeat(adapter))
 
 
 if __name__ == "__main__":

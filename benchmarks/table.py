@@ -1,22 +1,14 @@
-"""The table: what was compared with what, what is asked of it, and where it was measured."""
+"""The table: what was compared with what, what is asked of it, and what fails."""
 
 from __future__ import annotations
 
 import operator
-import os
-import platform
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 from measure import Cost, Usage
 
 HEADER = ("", "this pipeline", "compared with", "ratio: CPU", "wall", "asked", "verdict")
-PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "opencv-python-headless", "dvc")
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True)
@@ -69,9 +61,9 @@ def compare(
     return Line(what, show(ours), show(other), tuple(ratios), asked)
 
 
-def peak(stage: str, used: Usage) -> Line:
-    """Say how much memory the largest process of a stage held."""
-    return Line(f"`{stage}`: peak memory", "", "", (used.peak / 1e9,), "≤ 2 GB")
+def peak(what: str, used: Usage) -> Line:
+    """Say how much memory the largest process held."""
+    return Line(f"{what}: peak memory", "", "", (used.peak / 1e9,), "≤ 2 GB")
 
 
 def markdown(lines: Iterable[Line]) -> str:
@@ -81,41 +73,8 @@ def markdown(lines: Iterable[Line]) -> str:
 
 
 def verdicts(lines: Sequence[Line]) -> str:
-    """Count the verdicts."""
+    """Count the verdicts, and name the lines that fail or have no figure."""
     kinds = ("PASS", "FAIL", "not measured")
-    return ", ".join(f"{sum(x.verdict.startswith(kind) for x in lines)} {kind}" for kind in kinds)
-
-
-def machine(runtime: Mapping[str, Any]) -> str:
-    """Describe the machine and the packages, as a list in Markdown.
-
-    Args:
-        runtime: the section of `params.yaml`.
-    """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    found = {
-        package.name.lower().replace("_", "-"): package.version
-        for package in metadata.distributions()
-    }
-    packages = [f"{name} {found[name]}" for name in PACKAGES if name in found]
-    return (
-        f"- {processor()}, {os.cpu_count()} cores, {memory:.1f} GiB\n"
-        f"- {platform.system()} {platform.release()}, Python {platform.python_version()}, "
-        f"{', '.join(packages)}\n"
-        f"- `runtime`: {', '.join(f'{name} {value}' for name, value in runtime.items())}; "
-        "the notebook has TensorFlow's defaults\n"
-    )
-
-
-def processor() -> str:
-    """Name the processor, its family and model, and its vector instructions."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # this is not Linux
-        text = ""
-    found = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
-    if "model name" not in found:
-        return platform.processor() or platform.machine()
-    has = [name for name in INSTRUCTIONS if name in found.get("flags", "").split()]
-    family, model = found.get("cpu family", "?"), found.get("model", "?")
-    return f"{found['model name']} (family {family}, model {model}; {', '.join(has)})"
+    counts = [f"{sum(x.verdict.startswith(kind) for x in lines)} {kind}" for kind in kinds]
+    failing = [f"- {x.what}: {x.verdict}" for x in lines if x.verdict not in ("", "PASS")]
+    return "\n".join([", ".join(counts), *failing])

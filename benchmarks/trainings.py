@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
+from machine import is_narrow, precisions
 from measure import Cost, Usage, each
 from table import Line, compare, peak, rate
 from workplace import Bench, Clone, photographs
@@ -15,7 +15,7 @@ PASS = 625  # batches in the 20,000 training images
 KINDS = {"train_basic": "plain", "train_augmented": "augmented"}
 INCEPTION = "train_inception"
 # Batches of a round: the pipeline's, the notebook's, Keras', PyTorch's.
-FEED = {"plain": (600, 50, 100, 150), "augmented": (200, 15, 30, 80)}
+FEED = {"plain": (300, 15, 50, 150), "augmented": (100, 6, 15, 80)}
 
 
 def whole(training: Usage, steps: Cost | None = None, cached: bool = False) -> Cost:
@@ -53,79 +53,66 @@ def epoch(plan: dict[str, int]) -> dict[str, int]:
 def small_cnns(bench: Bench) -> list[Line]:
     """Train the small CNN, and feed it, on plain and on augmented images."""
     clone, _ = photographs(bench)
+    asked = {"float32": "≤ 0.6" if is_narrow(bench.cpu_isa) else "≤ 1.0", "bfloat16": "≤ 0.5"}
     lines = []
     for stage, kind in KINDS.items():
-        own, notebooks, *libraries = (
-            plan(bench, bench.few(5), bare=10, feed=count) for count in FEED[kind]
-        )
-        clone.change_params({stage: epoch(own)})
-        ours = clone.stage(stage, own)
+        rounds = bench.few(5)
+        own, notebooks, *libraries = (plan(bench, rounds, feed=count) for count in FEED[kind])
         notebook = clone.rival("notebook.py", kind, plan=notebooks)
+        for precision in precisions(bench.cpu_isa)[: bench.few(2)]:
+            clone.change_params({"runtime": {"precision": precision}, stage: epoch(own)})
+            ours, name = clone.stage(stage, own | {"bare": own["fit"]}), f"`{stage}`, {precision}"
+            wholes, steps = (whole(ours), whole(notebook)), (ours.each("fit"), ours.each("bare"))
+            lines += [
+                compare(f"{name}: whole training / the notebook's", *wholes, asked[precision]),
+                compare(f"{name}: fed step / bare step", *steps, "≤ 1.03"),
+                peak(name, ours),
+            ]
         others = {"the notebook": notebook}
         for name, counts in zip(("Keras", "PyTorch")[: 1 + bench.torch], libraries, strict=False):
             others[name] = clone.rival("libraries.py", name.lower(), kind, plan=counts)
-        bare, trainings = ours.each("bare"), (whole(ours), whole(notebook))
-        lines += [
-            compare(f"`{stage}`: whole training / the notebook's", *trainings, "≤ 0.6"),
-            compare(f"`{stage}`: fed step / bare step", ours.each("fit"), bare, "≤ 1.03"),
-            peak(stage, ours),
-        ]
         for name, other in others.items():
-            if "bare" in other.samples:
-                what = f"`{stage}`: bare step / {name}'s"
-                lines.append(compare(what, bare, other.each("bare")))
-            what, asked = f"images per second, {kind}: {name}", 20 if other is notebook else 3
-            feeds = ours.each("feed"), other.each("feed")
-            lines.append(compare(what, *feeds, f"≥ {asked}", rate))
+            what, times = f"images per second, {kind}: {name}", 20 if other is notebook else 3
+            lines.append(compare(what, ours.each("feed"), other.each("feed"), f"≥ {times}", rate))
     return lines
 
 
 def inception(bench: Bench) -> list[Line]:
-    """Train Inception's head on fresh views, on bounded views, and with all in the cache."""
+    """Train Inception's head on fresh views, on bounded views, and with all in the cache.
+
+    The bounds hold for the fastest precision.
+    """
     clone, _ = photographs(bench)
     short = plan(bench, 2 + bench.few(3))
     settings = epoch(short) | {"weights": bench.weights}
-    clone.change_params({INCEPTION: settings | {"views": 0}})
-    fresh = clone.stage(INCEPTION, short)
-    notebook = clone.rival("notebook.py", "inception", bench.weights, plan=short)
-    bounded = _bounded(clone, settings, short)
-    step, cached = each(bounded.samples["fit"][:1]), each(bounded.samples["fit"][2:])
-
-    def views(number: int) -> Cost:
-        return step * min(STEPS, number * PASS) + cached * max(0, STEPS - number * PASS)
-
-    trainings = {
-        "fresh views": (whole(fresh), "≤ 0.5"),
-        "one view of each image": (whole(bounded, views(1)), "≤ 0.333"),
-        "two views of each image": (whole(bounded, views(2)), "≤ 0.5"),
-        "features all cached": (whole(bounded, cached * STEPS, cached=True), "≤ 0.2"),
-    }
-    steps = {"fresh views": fresh.each("fit"), "features cached": cached}
-    theirs, their_step = whole(notebook), notebook.each("fit")
-    name = f"`{INCEPTION}`"
-    return [
-        *(
-            compare(f"{name}, {what}: whole training / the notebook's", ours, theirs, asked)
-            for what, (ours, asked) in trainings.items()
-        ),
-        *(
-            compare(f"{name}, {what}: step / the notebook's", ours, their_step)
-            for what, ours in steps.items()
-        ),
-        peak(INCEPTION, fresh),
-    ]
+    theirs = whole(clone.rival("notebook.py", "inception", bench.weights, plan=short))
+    lines, available = [], precisions(bench.cpu_isa)[: bench.few(2)]
+    for precision in available:
+        fresh_views = settings | {"views": 0}
+        clone.change_params({"runtime": {"precision": precision}, INCEPTION: fresh_views})
+        fresh, bounded = clone.stage(INCEPTION, short), _bounded(clone, settings, short)
+        cached = each(bounded.samples["fit"][1:])  # by then all features are in the cache
+        features = fresh.each("fit") - cached  # of a batch, computed
+        one, two = (cached * STEPS + features * PASS * n for n in (1, 2))
+        trainings = {
+            "fresh views": (whole(fresh), "≤ 0.3"),
+            "one view of each image": (whole(fresh, one), "≤ 0.15"),
+            "two views of each image": (whole(fresh, two), ""),
+            "features all cached": (whole(fresh, cached * STEPS, cached=True), ""),
+        }
+        for what, (ours, asked) in trainings.items():
+            name = f"`{INCEPTION}`, {precision}, {what}: whole training / the notebook's"
+            lines.append(compare(name, ours, theirs, asked if precision == available[0] else ""))
+        lines.append(peak(f"`{INCEPTION}`, {precision}", fresh))
+    return lines
 
 
 def _bounded(clone: Clone, settings: dict[str, Any], short: dict[str, int]) -> Usage:
-    """Train on one view each of a few images, with an empty cache.
-
-    The first pass over the images ends in the second round; later rounds find all features.
-    """
+    """Train on one view each of a few images; after the first round, all features are found."""
     clone.change_params({INCEPTION: settings | {"views": 1}})
-    shutil.rmtree(clone.path / ".cache/features", ignore_errors=True)
     table = clone.path / "data/split/train.csv"
     lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
-    images = BATCH * (1 + short["fit"] * 5 // 2)
+    images = BATCH * short["fit"]
     try:
         table.write_text("".join(lines[: 1 + images]), encoding="utf-8")
         return clone.stage(INCEPTION, short)
@@ -136,19 +123,13 @@ def _bounded(clone: Clone, settings: dict[str, Any], short: dict[str, int]) -> U
 def evaluation(bench: Bench) -> list[Line]:
     """Evaluate; let each model predict some images beside bare passes over them."""
     (clone, _), stages = photographs(bench), (*KINDS, INCEPTION)
+    clone.change_params({"runtime": {"precision": "float32"}})
     for stage in stages:
         if not (clone.path / f"models/{stage}.keras").exists():
             clone.change_params({stage: epoch({"fit": 1, "rounds": 0, "validate": 1})})
             clone.stage(stage)
-    batches = bench.few(20)
-    rounds = {"rounds": bench.few(3), "predict": batches, "passes": batches}
-    used = clone.stage("evaluate", rounds)
-    predicted, bare = (used.each(task) * len(stages) for task in ("predict", "passes"))
-    table = (clone.path / "data/split/validation.csv").read_text(encoding="utf-8")
-    images = len(table.splitlines()) - 1
-    what = f"`evaluate`, all {images:,} images / bare passes"
-    return [
-        compare("`evaluate`: an image / a bare pass", predicted, bare, "≤ 1.1"),
-        compare(what, used.unprobed, bare * images),
-        peak("evaluate", used),
-    ]
+    batches = bench.few(10)
+    used = clone.stage("evaluate", {"rounds": bench.few(3), "predict": batches, "passes": batches})
+    predicted, bare = used.each("predict"), used.each("passes")
+    line = compare("`evaluate`: an image / a bare pass", predicted, bare, "≤ 1.1")
+    return [line, peak("`evaluate`", used)]

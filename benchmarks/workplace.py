@@ -14,13 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from machine import NATIVE
 from measure import NotMeasured, Usage, run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = REPOSITORY / "benchmarks"
 WORK = Path(os.environ.get("CATSDOGS_BENCH") or REPOSITORY / ".cache/bench")
 # What a person may have set that would change what is measured.
-FOREIGN = ("DVC", "MLFLOW", "TF_", "ONEDNN", "KERAS", "PYTHONPATH", "OMP_", "CATSDOGS")
+FOREIGN = ("CATSDOGS", "DVC", "JAX", "KERAS", "MLFLOW", "OMP_", "ONEDNN", "PYTHON", "TF_", "XLA")
+SMALL = {  # what a quick run computes: few weights, and few of the trunk's blocks
+    "split": {"image_size": 76},
+    "train_basic": {"dense": [8]},
+    "train_augmented": {"dense": [8]},
+    "train_inception": {"dense": [8], "cut": "mixed0"},
+    "evaluate": {"mistakes": 1, "hits": 2, "same_images": 2, "channels": 1},
+}
 PHOTOGRAPHS = 24_900  # the public archive has 25,000, some of which no decoder reads
 
 
@@ -32,6 +40,7 @@ class Bench:
     weights: str  # a value of `train_inception.weights`
     torch: bool  # measure PyTorch, too
     quick: bool  # only show that everything runs
+    cpu_isa: str = NATIVE  # the widest instructions that oneDNN may use, in everything
 
     def few(self, count: int) -> int:
         """Return a number of steps, images or rounds, or a small one if it is to be quick."""
@@ -41,8 +50,8 @@ class Bench:
 class Clone:
     """A Git repository with the working tree's files and none of their outputs."""
 
-    def __init__(self, name: str, changes: dict[str, Any]) -> None:
-        self.path = WORK / name
+    def __init__(self, name: str, bench: Bench, changes: dict[str, Any] | None = None) -> None:
+        self.path, self.cpu_isa = WORK / name, bench.cpu_isa
         shutil.rmtree(self.path, ignore_errors=True)
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
@@ -55,7 +64,9 @@ class Clone:
         downloads.mkdir(parents=True, exist_ok=True)
         (self.path / ".cache").mkdir()
         (self.path / ".cache/downloads").symlink_to(downloads)
-        self.change_params({"runtime": {"rehearsal": 1}} | changes)
+        isa = {"cpu_isa": bench.cpu_isa}  # for drawn images, too
+        runtime = isa | {"rehearsal": {"steps": 1, "threads": NATIVE} | isa}
+        self.change_params({"runtime": runtime} | (changes or {}))
 
     def change_params(self, changes: dict[str, Any]) -> None:
         """Change values of its `params.yaml`, section by section."""
@@ -65,15 +76,15 @@ class Clone:
             values[section] |= some
         path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
-    def run(self, *command: str, plan: dict[str, int] | None = None) -> Usage:
-        """Run a program in it, as a person who has set nothing.
+    def run(self, *command: str, plan: dict[str, int] | None = None, **variables: str) -> Usage:
+        """Run a program in it, as a person who has set nothing but the given variables.
 
         Raises:
             NotMeasured: it failed.
         """
         kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-        environment = kept | {"PATH": path, "PYTHONPATH": str(self.path / "src")}
+        environment = kept | {"PATH": path, "PYTHONPATH": str(self.path / "src")} | variables
         words = [self.path.name, *(Path(word).stem for word in command[1:4])]
         return run(command, self.path, environment, WORK / f"{'-'.join(words)}.log", plan)
 
@@ -83,10 +94,11 @@ class Clone:
         return self.run(sys.executable, *probe, f"src/{name}.py", plan=plan)
 
     def rival(self, script: str, *arguments: str, plan: dict[str, int]) -> Usage:
-        """Run a script of the benchmarks on the photographs."""
+        """Run a script of the benchmarks on the photographs, with the pipeline's instructions."""
         python = torch_python() if "pytorch" in arguments else sys.executable
         folders = str(self.path / "folders")
-        return self.run(python, str(BENCHMARKS / script), *arguments, folders, plan=plan)
+        isa = {} if self.cpu_isa == NATIVE else {"ONEDNN_MAX_CPU_ISA": self.cpu_isa}
+        return self.run(python, str(BENCHMARKS / script), *arguments, folders, plan=plan, **isa)
 
 
 @cache
@@ -99,7 +111,8 @@ def photographs(bench: Bench) -> tuple[Clone, list[Usage]]:
         NotMeasured: the photographs cannot be had, or are fewer than the bounds were set for.
     """
     data = {"source": bench.photographs, "sample_images": bench.few(10_000)}
-    clone = Clone("photographs", {"data": data, "train_inception": {"weights": bench.weights}})
+    clone = Clone("photographs", bench, SMALL if bench.quick else None)
+    clone.change_params({"data": data, "train_inception": {"weights": bench.weights}})
     used = [clone.stage(stage) for stage in ("download", "split")]
     images = 0
     with zipfile.ZipFile(clone.path / "data/raw/images.zip") as archive:

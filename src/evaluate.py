@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from catsdogs import layout, params, runtime, stage
-from catsdogs.data.batches import FixedBatches, PixelReader, Subset, dataset, read_subset
+from catsdogs.data.batches import FixedBatches, PixelReader, Subset, feed, read_subset
 from catsdogs.evaluation import convolutions, examples, scores
 from catsdogs.evaluation.gradcam import GradCam
 from catsdogs.files import write_csv, write_json
@@ -52,7 +52,7 @@ def main() -> None:
     refuse_leftovers()
     settings = params.load("evaluate", Evaluate)
     began = time.time_ns()
-    runtime.pin(params.load("runtime", runtime.Runtime))
+    runtime.pin_for_inference()
     pixels, subset = PixelReader(layout.PIXELS), read_subset(layout.VALIDATION)
     models = {name: saved.load(layout.model(name)) for name in names}
     cams = {name: GradCam(model) for name, model in models.items()}
@@ -86,7 +86,7 @@ def predict(models: dict[str, keras.Model], batches: FixedBatches) -> dict[str, 
     """Return each model's P(dog) for every image, float64, N."""
     predictions = {}
     for name, model in models.items():
-        found = model.predict(dataset(batches, 0, len(batches)), verbose=0)[:, 0]
+        found = model.predict(feed(batches, 0, len(batches)), verbose=0)[:, 0]
         predictions[name] = found.astype(np.float64).round(scores.PROBABILITY_DIGITS)
     return predictions
 

@@ -75,7 +75,9 @@ def build_head(shape: tuple[int, ...], settings: TrainInception) -> keras.Model:
     for units in settings.dense:
         signal = layers.Dense(units, activation="relu")(signal)
     signal = layers.Dropout(settings.dropout)(signal)
-    return keras.Model(features, layers.Dense(1, activation="sigmoid")(signal), name="head")
+    return keras.Model(
+        features, layers.Dense(1, activation="sigmoid", dtype="float32")(signal), name="head"
+    )
 
 
 def fit(
@@ -90,7 +92,8 @@ def fit(
     the training computes nothing below the model.
     """
     settings, batches = training.settings, training.batches(training.settings.augmentation)
-    cache = FeatureCache(inception.with_scaling(trunk), training.runtime, settings.cache_gb)
+    folded = inception.with_scaling(inception.fold(trunk))
+    cache = FeatureCache(folded, training.runtime, settings.cache_gb)
     views = settings.views
     seen = BoundedViews(batches, cache, views) if views else CachedFeatures(batches, cache)
     training.fit(model, seen, CachedFeatures(training.validation(), cache), phase)

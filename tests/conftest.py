@@ -39,7 +39,7 @@ ARTIFACT_PATHS = {
 TINY = {
     "data": {"sample_images": 60},
     "split": {"image_size": 76},
-    "runtime": {"rehearsal": 1, "checkpoint_steps": 1},
+    "runtime": {"rehearsal": {"steps": 1}, "checkpoint_steps": 1},
     "train_basic": {"filters": [4, 4], "dense": [8]},
     "train_augmented": {"filters": [4, 4], "dense": [8]},
     "train_inception": {"dense": [8], "untrained": {"statistics_batches": 1}},
@@ -127,23 +127,32 @@ class Checkout:
         )
         return self._checked(result) if check else result
 
-    def start(self, stage: str, before: str = "", **environment: str) -> Python:
+    def start(
+        self, stage: str, before: str = "", fresh: bool = False, **environment: str
+    ) -> Python:
         """Start a stage's script in a process of its own.
 
         Args:
             stage: its name.
             before: Python that this process runs first.
+            fresh: whether nothing may be imported yet: for Keras on JAX.
             environment: variables besides those of `environment`.
         """
         path = str(self.path / f"src/{stage}.py")
         script = f"import runpy; runpy.run_path({path!r}, run_name='__main__')"
-        return Python(f"{before}\n{script}", self.path, self.environment(**environment))
+        source, variables = f"{before}\n{script}", self.environment(**environment)
+        return Python(source, self.path, variables, fresh)
 
     def script(
-        self, stage: str, before: str = "", check: bool = True, **environment: str
+        self,
+        stage: str,
+        before: str = "",
+        check: bool = True,
+        fresh: bool = False,
+        **environment: str,
     ) -> CompletedProcess:
         """Run a stage's script to its end."""
-        result = self.start(stage, before, **environment).wait()
+        result = self.start(stage, before, fresh, **environment).wait()
         return self._checked(result) if check else result
 
     def catsdogs(
@@ -344,7 +353,4 @@ def tensorflow():
     """TensorFlow, imported as the stages import it; it cannot be pinned a second time."""
     from catsdogs import runtime
 
-    runtime.pin(
-        runtime.Runtime(threads=2, onednn=True, cpu_isa="AVX2", rehearsal=1.0, checkpoint_steps=1),
-        seed=1,
-    )
+    runtime.pin(runtime.Runtime("tensorflow", "float32", 2, True, "AVX2", 1), seed=1)

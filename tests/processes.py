@@ -28,9 +28,12 @@ TESTS = Path(__file__).parent
 class Python:
     """Python that runs some source text, as `python -c` does, in a folder and an environment."""
 
-    def __init__(self, source: str, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: str, folder: Path, environment: Mapping[str, str], fresh: bool = False
+    ) -> None:
+        """Start it, `fresh` if what is loaded already would be in its way."""
         self.source = source
-        start = self._fork if sys.platform == "linux" else self._start
+        start = self._start if fresh or sys.platform != "linux" else self._fork
         self._said: list[bytearray] = [bytearray(), bytearray()]
         pipes = start(folder, environment)
         self._readers = [

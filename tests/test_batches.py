@@ -1,3 +1,6 @@
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 from catsdogs.data.augmentation import BORDERS, Augmentation, affine_maps, augment
 from catsdogs.data.batches import FixedBatches, PixelReader, Subset, TrainingBatches
 
@@ -49,6 +52,22 @@ def test_a_step_is_a_function_of_the_seed_and_itself(pixels, subset):
     assert not np.array_equal(one(0)[0], reseeded(0)[0])
 
 
+@pytest.mark.parametrize("system", ["has preadv", "has none"])
+def test_threads_change_nothing(tmp_path, monkeypatch, system):
+    images = np.random.default_rng(0).integers(0, 256, (40, 60, 60, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    subset = Subset(np.arange(40), [], np.arange(40, dtype=np.float32))
+    batches = TrainingBatches(PixelReader(tmp_path / "images.npy"), subset, 16, 1, ON)
+    alone = [batches(step) for step in range(200)]
+    if system == "has none":
+        monkeypatch.delattr(os, "preadv", raising=False)
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(batches, range(200)))
+    for ours, theirs in zip(alone, together, strict=True):
+        assert np.array_equal(ours[0], theirs[0])
+        assert np.array_equal(ours[1], theirs[1])
+
+
 def test_every_pass_sees_every_image_once_in_an_order_of_its_own(pixels, subset):
     batches = TrainingBatches(pixels, subset, 4, 1)
     seen = [row for step in range(5) for row in rows_of(batches(step)[0])]  # two passes of ten
@@ -77,14 +96,20 @@ def test_fixed_batches_are_the_first_so_many(pixels, subset):
 
 
 def test_keras_gets_the_same_batches(tensorflow, pixels, subset):
-    from catsdogs.data.batches import dataset
+    from catsdogs.data.batches import feed
 
     batches = TrainingBatches(pixels, subset, 4, 1, ON)
-    fed = list(dataset(batches, 3, 6).as_numpy_iterator())
+    fed = list(feed(batches, 3, 6).as_numpy_iterator())
     assert len(fed) == 3
     for step, (images, labels) in zip(range(3, 6), fed, strict=True):
         assert np.array_equal(images, batches(step)[0])
         assert np.array_equal(labels, batches(step)[1])
+
+
+@pytest.mark.parametrize("row", [-1, COUNT + 5])
+def test_there_is_no_row_beyond_the_images(pixels, row):
+    with pytest.raises(IndexError, match=f"row {row} of {COUNT + 5}"):
+        pixels[[0, row]]
 
 
 def test_nothing_is_changed_where_everything_is_off(pixels):
@@ -109,6 +134,9 @@ def test_each_transformation_does_something(pixels, change):
     changed = augment(images, OFF.model_copy(update=change), np.random.default_rng(0))
     assert not np.array_equal(changed, images)
     assert np.array_equal(images, before), "the input stays as it was"
+    again = augment(images, OFF.model_copy(update=change), np.random.default_rng(0), out=images)
+    assert again is images
+    assert np.array_equal(images, changed)
 
 
 def test_a_flip_mirrors_half_of_the_images(pixels):

@@ -1,20 +1,26 @@
 """The benchmarks' arithmetic, and that each comparison runs. No timing decides a test."""
 
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import yaml
 from conftest import REPOSITORY
 
 BENCHMARKS = REPOSITORY / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
+import feeding  # noqa: E402
+import machine  # noqa: E402
 import measure  # noqa: E402
 import table  # noqa: E402
 import trainings  # noqa: E402
 import workplace  # noqa: E402
+from bench import COMPARISONS  # noqa: E402
 from measure import NotMeasured, Usage  # noqa: E402
 from table import Line, compare  # noqa: E402
 
@@ -119,20 +125,65 @@ def test_the_table_has_a_verdict_on_every_line():
     assert "| fast | 9.000 / 8.000 s | 90 / 1,234 s | 0.100 | 0.006 | ≤ 0.3 | PASS |" in text
     assert "| PyTorch |  |  |  |  |  | not measured: no network |" in text
     assert "| peak |  |  | 3.000 |  | ≤ 2 GB | FAIL |" in text
-    assert table.verdicts(lines) == "1 PASS, 1 FAIL, 1 not measured"
+    assert table.verdicts(lines).splitlines() == [
+        "1 PASS, 1 FAIL, 1 not measured",
+        "- PyTorch: not measured: no network",
+        "- peak: FAIL",
+    ]
 
 
 def test_the_machine_is_described():
-    text = table.machine({"threads": 2, "cpu_isa": "AVX2"})
-    assert f"{table.processor()}, {os.cpu_count()} cores" in text
+    runtime = {"threads": 2, "cpu_isa": "native", "rehearsal": {"steps": 1}}
+    text = machine.describe(runtime, "AVX2")
+    assert f"{machine.processor()}, {os.cpu_count()} cores" in text
     assert "tensorflow" in text
-    assert "threads 2, cpu_isa AVX2" in text
+    assert "`runtime`: threads 2, cpu_isa AVX2, precision as the table says; " in text
+    assert "TensorFlow's defaults, with ONEDNN_MAX_CPU_ISA=AVX2\n" in text
+    assert "ONEDNN_MAX_CPU_ISA" not in machine.describe(runtime, "native")
+
+
+@pytest.mark.parametrize(
+    ("flags", "cpu_isa", "is_narrow", "precisions"),
+    [
+        ("avx2", "native", True, ["float32"]),
+        ("avx2 avx512f", "native", False, ["float32"]),
+        ("avx2 avx512f avx512_bf16", "native", False, ["bfloat16", "float32"]),
+        ("avx2 avx512f amx_bf16", "AVX512_CORE_AMX", False, ["bfloat16", "float32"]),
+        ("avx2 avx512f avx512_bf16", "AVX512_CORE_BF16", False, ["bfloat16", "float32"]),
+        ("avx2 avx512f avx512_bf16", "AVX512_CORE", False, ["float32"]),
+        ("avx2 avx512f avx512_bf16", "AVX2", True, ["float32"]),
+    ],
+)
+def test_bounds_and_precisions_follow_the_instructions(
+    monkeypatch, flags, cpu_isa, is_narrow, precisions
+):
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: {"flags": f"fpu {flags} amx_tile"})
+    assert machine.is_narrow(cpu_isa) is is_narrow
+    assert machine.precisions(cpu_isa) == precisions
+
+
+def test_the_pipeline_and_its_rivals_get_the_same_instructions(monkeypatch, tmp_path):
+    """And nothing that a person has set."""
+    monkeypatch.setattr(workplace, "WORK", tmp_path)
+    monkeypatch.setattr(workplace, "BENCHMARKS", tmp_path)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    code = "import os; print(os.environ.get('ONEDNN_MAX_CPU_ISA'))\n"
+    (tmp_path / "isa.py").write_text(code)
+    for cpu_isa, found in (("AVX2", "AVX2"), ("native", "None")):
+        bench = workplace.Bench("sample", "random", False, True, cpu_isa)
+        clone = workplace.Clone("clone", bench)
+        clone.rival("isa.py", plan=None)
+        assert (tmp_path / "clone-isa-folders.log").read_text() == f"{found}\n"
+        runtime = yaml.safe_load((clone.path / "params.yaml").read_text())["runtime"]
+        assert runtime["cpu_isa"] == runtime["rehearsal"]["cpu_isa"] == cpu_isa
+        assert runtime["rehearsal"]["steps"] == 1
 
 
 def test_fewer_photographs_than_the_bounds_were_set_for_are_not_measured(monkeypatch, tmp_path):
     class Clone(workplace.Clone):
         def __init__(self, *_):
             self.path = tmp_path
+            shutil.copy(REPOSITORY / "params.yaml", tmp_path)
 
         def stage(self, name, plan=None):
             (tmp_path / "data/split").mkdir(parents=True, exist_ok=True)
@@ -161,10 +212,41 @@ def test_help_lists_the_comparisons():
 
 @pytest.mark.slow
 def test_all_comparisons_run(tmp_path):
-    """In few steps, on few drawn images; whether a line passes is left to a run that counts."""
-    command = [sys.executable, str(BENCHMARKS / "bench.py"), "--quick"]
-    work = os.environ | {"CATSDOGS_BENCH": str(tmp_path)}
-    result = subprocess.run(command, env=work, check=False, capture_output=True, text=True)
-    assert ", 0 not measured\nA quick run" in result.stdout, result.stdout + result.stderr
-    for name in ("small-cnns", "inception", "evaluation", "dvc", "memory"):
-        assert f"{name}: " in result.stderr
+    """In few steps, on few drawn images; whether a line passes is left to a run that counts.
+
+    The parts run side by side. Each trains what it needs of the other.
+    """
+    parts = (("small-cnns", "evaluation"), ("inception", "dvc", "memory"))
+    assert {name for names in parts for name in names} == set(COMPARISONS)
+    command = [sys.executable, str(BENCHMARKS / "bench.py"), "--quick", "--only"]
+
+    def run_part(names):
+        (tmp_path / names[0]).mkdir()
+        work = os.environ | {"CATSDOGS_BENCH": str(tmp_path / names[0])}
+        return subprocess.run([*command, *names], env=work, capture_output=True, text=True)
+
+    with ThreadPoolExecutor() as pool:
+        for names, result in zip(parts, pool.map(run_part, parts), strict=True):
+            assert ", 0 not measured\n" in result.stdout, result.stdout + result.stderr
+            assert result.stdout.endswith("\nA quick run: the figures mean nothing.\n")
+            for name in names:
+                assert f"{name}: " in result.stderr
+
+
+def test_feeding_has_a_row_for_each_number_of_threads(monkeypatch, capsys):
+    for name, value in {"IMAGES": 40, "STEPS": 2, "ROUNDS": 1, "SIZE": 20}.items():
+        monkeypatch.setattr(feeding, name, value)
+    feeding.main()
+    rows = [line.split(" | ")[:2] for line in capsys.readouterr().out.splitlines()[4:]]
+    assert rows == [[f"| {kind}", str(n)] for kind in ("plain", "augmented") for n in (1, 2, 4, 8)]
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_on_a_cpu():
+    pytest.importorskip("jax")
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--quick", "--steps", "1"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert not result.returncode, result.stdout + result.stderr
+    for stage in ("train_basic", "train_augmented", "train_inception"):
+        assert f"| {stage} | JAX, float32, " in result.stdout
+    assert "train_augmented: killed and resumed, the same bytes" in result.stdout

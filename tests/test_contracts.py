@@ -66,6 +66,21 @@ def test_deps_are_the_script_and_what_it_imports(stage):
     assert code == [path.as_posix() for path in used], "`catsdogs deps` writes them"
 
 
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [("", True), ('"""What."""\n', True), ('"""What."""\nx = 1\n', False), ("x = 1\n", False)],
+)
+def test_a_package_is_a_dependency_if_it_has_code(tmp_path, text, left_out):
+    package = tmp_path / "catsdogs/part"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(text)
+    (package / "module.py").write_text('"""Empty, but a module."""\n')
+    script = tmp_path / "stage.py"
+    script.write_text("from catsdogs.part import module\n")
+    code = [package / "__init__.py", package / "module.py"]
+    assert deps.needed(script, tmp_path) == [script, *code[left_out:]]
+
+
 def test_imports_run_one_way():
     modules = {path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
     imported = {path: deps.imported(path, SOURCE) & modules for path in modules}
@@ -92,6 +107,7 @@ def test_there_is_no_module_that_nothing_uses():
         path for each in [*map(script, STAGES), *ENTRIES] for path in deps.needed(each, SOURCE)
     }
     files = {path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".html")}
+    files = {path for path in files if not deps.is_description(path)}
     assert used - set(map(script, STAGES)) == files
 
 
@@ -102,6 +118,8 @@ def read_parameters(path: Path) -> set[str]:
     read |= {"evaluate"} if "params.load_models(" in text else set()
     for section in re.findall(r'loop\.begin\("(\w+)"', text):
         read |= {section} | read_parameters(PACKAGE / "training/loop.py")
+    if re.search(r"\bruntime\.(load|pin_for_inference)\(", text):
+        read |= read_parameters(PACKAGE / "runtime.py")
     return read
 
 
@@ -110,10 +128,10 @@ def test_parameters_are_declared_where_they_are_read(stage):
     assert set(PIPELINE["stages"][stage]["params"]) == read_parameters(script(stage))
 
 
-def test_modules_of_stages_read_no_parameters_but_by_the_one_helper():
+def test_modules_of_stages_read_no_parameters_but_by_two_helpers():
     used = {path for stage in STAGES for path in deps.needed(script(stage), SOURCE)}
     reading = {path.name for path in used if "params.load" in path.read_text()}
-    assert reading - {f"{stage}.py" for stage in STAGES} == {"loop.py"}
+    assert reading - {f"{stage}.py" for stage in STAGES} == {"loop.py", "runtime.py"}
 
 
 def test_every_parameter_is_read_by_a_stage():
@@ -200,12 +218,15 @@ def test_the_readmes_graph_is_dvcs(checkout):
 
 def test_requirements_are_pinned():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    for file, wanted in {
-        "requirements.txt": project["dependencies"],
-        "requirements-dev.txt": project["dependencies"] + project["optional-dependencies"]["dev"],
-    }.items():
-        pins = (REPOSITORY / file).read_text().splitlines()
-        pinned = [Requirement(line) for line in pins if line and line.lstrip()[0] != "#"]
-        assert all(str(each.specifier).startswith("==") for each in pinned)
-        names = {canonicalize_name(each.name) for each in pinned}
-        assert {canonicalize_name(Requirement(each).name) for each in wanted} <= names
+    versions = []
+    for extra in ("", "dev", "gpu"):
+        file = REPOSITORY / f"requirements{f'-{extra}' if extra else ''}.txt"
+        wanted = project["dependencies"] + project["optional-dependencies"].get(extra, [])
+        lines = file.read_text().splitlines()
+        pins = [Requirement(line) for line in lines if line and line.lstrip()[0] != "#"]
+        assert all(str(each.specifier).startswith("==") for each in pins)
+        versions.append({canonicalize_name(each.name): str(each.specifier) for each in pins})
+        assert {canonicalize_name(Requirement(each).name) for each in wanted} <= set(versions[-1])
+    runs, *others = versions
+    assert all(runs.items() <= each.items() for each in others)
+    assert others[0]["jax"] == others[1]["jax"]

@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 from catsdogs import layout
 from catsdogs.data.augmentation import Augmentation
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
-PINNED = Runtime(threads=2, onednn=True, cpu_isa="AVX2", rehearsal=1.0, checkpoint_steps=1)
+PINNED = Runtime("tensorflow", "float32", 2, True, "AVX2", 1)
 AUGMENTATION = Augmentation(
     width_shift=0.2,
     height_shift=0.2,
@@ -121,8 +122,8 @@ def test_what_is_changed_never_meets_old_features(cache):
         cache.key(other),
         cache.key(images[:3]),
         FeatureCache(build_trunk(bias=1e-6), PINNED, 1).key(images),
-        FeatureCache(build_trunk(), PINNED.model_copy(update={"threads": 3}), 1).key(images),
-        FeatureCache(build_trunk(), PINNED.model_copy(update={"onednn": False}), 1).key(images),
+        FeatureCache(build_trunk(), replace(PINNED, threads=3), 1).key(images),
+        FeatureCache(build_trunk(), replace(PINNED, onednn=False), 1).key(images),
     }
     assert len(names) == 6
     assert FeatureCache(build_trunk(), PINNED, 2).key(images) == cache.key(images)

@@ -170,6 +170,24 @@ def test_pixels_become_what_keras_own_weights_were_trained_on():
     assert np.allclose(inception.scaling()(pixels), preprocess_input(pixels.copy()), atol=1e-6)
 
 
+def test_a_folded_trunk_has_the_same_features():
+    """Also behind a random trunk, whose normalisation is calibrated and whose features are cut."""
+    trunk = inception.build_trunk(75, "mixed1", None)
+    rng = np.random.default_rng(1)
+    for layer in trunk.layers:
+        if "batch_normalization" in layer.name:
+            layer.set_weights(
+                [rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()]
+            )
+    folded = inception.fold(trunk)
+    assert not [layer for layer in folded.layers if "batch_normalization" in layer.name]
+    assert not folded.trainable_weights
+    pixels = rng.integers(0, 256, (4, 75, 75, 3), np.uint8)
+    features = [inception.with_scaling(each)(pixels).numpy() for each in (trunk, folded)]
+    assert np.allclose(*features, rtol=1e-4, atol=1e-4 * features[0].max())
+    assert features[0].any()
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     other = tmp_path / "other.weights.h5"
     cnn.build(32, [4], [4]).save_weights(other)

@@ -4,8 +4,7 @@ import split
 import train_augmented
 import train_basic
 import train_inception
-from catsdogs import params
-from catsdogs.runtime import Runtime
+from catsdogs import params, runtime
 from catsdogs.stage import UserError
 from compare import Compare
 
@@ -16,7 +15,7 @@ from conftest import REPOSITORY, merge
 SECTIONS = {
     "data": download.Data,
     "split": split.Split,
-    "runtime": Runtime,
+    "runtime": runtime.Settings,
     "train_basic": train_basic.TrainBasic,
     "train_augmented": train_augmented.TrainAugmented,
     "train_inception": train_inception.TrainInception,

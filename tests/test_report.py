@@ -49,6 +49,7 @@ def comparison(right=(400, 405, 480), differ=(False, True, True), **changes) -> 
             "steps": 1500,
             "parameters": 4_894_913 + number,
             "trainable_parameters": 3_894_913 + number,
+            "runtime": "float32, 2 threads, AVX2",
         }
     facts[INCEPTION]["weights"] = "imagenet"
     pairs = {f"{BASIC}/{AUGMENTED}": (0, 1), f"{BASIC}/{INCEPTION}": (0, 2)}
@@ -215,7 +216,8 @@ def test_what_was_run_is_all_settings_as_they_are_named():
     assert rows["fine_tuning.above"] == ["–", "–", "none"]
     assert rows["weights"] == ["–", "–", "weights.h5"]
     keys = {key for name in MODELS for key, _ in params.flatten(PARAMS[name])}
-    assert set(rows) == keys | {"steps", "parameters", "trainable parameters"}
+    assert rows["computed with"] == ["float32, 2 threads, AVX2"] * 3
+    assert set(rows) == keys | {"steps", "parameters", "trainable parameters", "computed with"}
 
 
 def test_settings_of_all_models_are_folded(pictures):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 from catsdogs import runtime
@@ -92,7 +93,7 @@ def nowhere(monkeypatch):
 
 def begin(checkpoint, every, **changes):
     given = settings(**changes)
-    pinned = SimpleNamespace(checkpoint_steps=every)
+    pinned = runtime.Runtime("tensorflow", "float32", 2, True, "AVX2", every)
     return loop.Training("train_basic", given, given, pinned, checkpoint)
 
 
@@ -207,11 +208,11 @@ def test_a_second_phase_goes_on_with_the_steps_and_the_epochs(run):
 
 
 def test_the_last_bits_name_the_processor_and_the_packages():
-    pinned = runtime.Runtime(
-        threads=3, onednn=True, cpu_isa="AVX2", rehearsal=1.0, checkpoint_steps=1
-    )
+    pinned = runtime.Runtime("tensorflow", "float32", 3, True, "AVX", checkpoint_steps=1)
     bits = runtime.fingerprint(pinned)
-    assert (bits["threads"], bits["onednn"], bits["cpu_isa"]) == (3, True, "AVX2")
+    assert (bits["threads"], bits["onednn"], bits["precision"]) == (3, True, "float32")
     assert bits["processor"].strip()
     assert set(bits["packages"]) == {"tensorflow", "keras", "numpy", "cv2"}
-    assert runtime.fingerprint(pinned.model_copy(update={"checkpoint_steps": 9})) == bits
+    assert runtime.fingerprint(replace(pinned, checkpoint_steps=9)) == bits
+    for other in ({"precision": "bfloat16"}, {"threads": 2}, {"onednn": False}):
+        assert runtime.fingerprint(replace(pinned, **other)) != bits

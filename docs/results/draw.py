@@ -1,8 +1,6 @@
 """Draw the pictures of README.md and docs/augmentation.md from `curves.csv`.
 
-    PYTHONPATH=src python docs/results/draw.py
-
-The path is needed for `compare`: a stage's script is not part of the package.
+python docs/results/draw.py
 """
 
 import argparse

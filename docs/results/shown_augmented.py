@@ -1,7 +1,7 @@
 """Train a plain network on augmented photographs for one epoch.
 
     dvc exp apply notebook-1
-    PYTHONPATH=src python docs/results/shown_augmented.py
+    python docs/results/shown_augmented.py
 
 The notebook's augmented network starts so well that it may be a trained plain one. This takes
 `train_basic`'s model, a fresh optimizer and the first batches of `train_augmented`, and writes
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from catsdogs import layout, params, runtime
-from catsdogs.data.batches import dataset
+from catsdogs.data.batches import feed
 from catsdogs.files import digest, write_json
 from catsdogs.models import saved
 from catsdogs.training import loop
@@ -26,7 +26,7 @@ STAGE = "train_augmented"
 def main() -> None:
     """Train for an epoch and write the result."""
     settings = params.load(STAGE, TrainAugmented)
-    pinned = params.load("runtime", runtime.Runtime)
+    pinned = runtime.load()
     runtime.pin(pinned, settings.seed)
     with tempfile.TemporaryDirectory() as folder:
         # Not `loop.begin`: it takes up an interrupted training's checkpoint and clears it.
@@ -43,9 +43,9 @@ def main() -> None:
         metrics=["accuracy"],
     )
     history = model.fit(
-        dataset(batches, 0, settings.steps_per_epoch),
+        feed(batches, 0, settings.steps_per_epoch),
         steps_per_epoch=settings.steps_per_epoch,
-        validation_data=dataset(validation, 0, len(validation)),
+        validation_data=feed(validation, 0, len(validation)),
         shuffle=False,  # the batches come in their own order
         verbose=2,
     ).history

@@ -1,6 +1,6 @@
 """Write the tables of the documentation that follow from the data in this folder.
 
-    PYTHONPATH=src python docs/results/tables.py
+    python docs/results/tables.py
 
 A table stands between `<!-- table: NAME -->` and `<!-- /table -->`. All else in a page stays.
 """

@@ -1,87 +1,278 @@
-"""What decides a computation's last bits, pinned before TensorFlow is imported.
+"""What a computation runs on, pinned before Keras is imported: it decides the last bits.
 
-The number of threads, oneDNN and its instruction set change the order of floating-point
-operations, and so the model. Everything else that is random follows from a seed.
+The backend, the precision, the number of threads and the instructions change the order of
+floating-point operations, and so the model. Everything else that is random follows from a seed.
 """
+
+from __future__ import annotations
 
 import ctypes
 import gc
+import importlib.util
 import os
 import platform
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from catsdogs import params
 from catsdogs.params import Count, Real, Section, Whole
+from catsdogs.stage import UserError
 
 from pydantic import Field
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h, for mallopt
 
-PACKAGES = ("tensorflow", "keras", "numpy", "cv2")  # whose computations reach the model
+PACKAGES = ("keras", "numpy", "cv2")  # whose computations reach the model, besides the backend's
+
+# What oneDNN can be limited to, in ascending order; what Linux calls what each one needs; and the
+# nearest limit of XLA.
+INSTRUCTIONS = {
+    "SSE41": ("sse4_1", "SSE4_2"),
+    "AVX": ("avx", "AVX"),
+    "AVX2": ("avx2", "AVX2"),
+    "AVX2_VNNI": ("avx_vnni", "AVX2"),
+    "AVX512_CORE": ("avx512dq", "AVX512"),
+    "AVX512_CORE_VNNI": ("avx512_vnni", "AVX512_VNNI"),
+    "AVX512_CORE_BF16": ("avx512_bf16", "AVX512_BF16"),
+    "AVX512_CORE_FP16": ("avx512_fp16", "AVX512_BF16"),
+    "AVX512_CORE_AMX": ("amx_bf16", "AMX"),
+}
+# The first of them that multiply in a 16-bit precision.
+NEEDED = {"bfloat16": "AVX512_CORE_BF16", "float16": "AVX512_CORE_FP16"}
+
+Threads = Literal["native"] | Annotated[Whole, Field(ge=1, le=1024)]
+Instructions = Literal[("native", *INSTRUCTIONS)]  # type: ignore[valid-type]
 
 
-class Runtime(Section):
+class Rehearsal(Section):
+    """What drawn images are trained with in place of the others' conditions."""
+
+    steps: Annotated[Real, Field(gt=0, le=1)]
+    threads: Threads
+    cpu_isa: Instructions
+
+
+class Settings(Section):
     """The section `runtime` of `params.yaml`."""
 
-    threads: Annotated[Whole, Field(ge=1, le=1024)]
+    backend: Literal["tensorflow", "jax"]
+    precision: Literal["float32", "tf32", "bfloat16", "float16"]
+    threads: Threads
     onednn: bool
-    cpu_isa: Literal[
-        "SSE41",
-        "AVX",
-        "AVX2",
-        "AVX2_VNNI",
-        "AVX512_CORE",
-        "AVX512_CORE_VNNI",
-        "AVX512_CORE_BF16",
-        "AVX512_CORE_FP16",
-        "AVX512_CORE_AMX",
-    ]
-    rehearsal: Annotated[Real, Field(gt=0, le=1)]
+    cpu_isa: Instructions
     checkpoint_steps: Count
+    rehearsal: Rehearsal
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a process computes with: the section's values, as they hold for it."""
+
+    backend: str
+    precision: str
+    threads: int
+    onednn: bool
+    cpu_isa: str  # the limit, or `native`
+    checkpoint_steps: int
+    steps: float = 1.0  # share of the steps that are taken; below 1 in a rehearsal
+
+    @property
+    def instructions(self) -> str:
+        """The widest instructions that oneDNN uses, or the kind of processor if it is not x86."""
+        flags = _processor("flags").split()
+        has = [name for name, (flag, _) in INSTRUCTIONS.items() if flag in flags]
+        if not has:
+            return platform.machine()
+        known = list(INSTRUCTIONS)
+        return has[-1] if self.cpu_isa == "native" else min(self.cpu_isa, has[-1], key=known.index)
+
+    @property
+    def readers(self) -> int:
+        """The number of threads that read batches: one beside a CPU that computes."""
+        return min(8, _cpu_count()) if _gpu(self.backend) else 1
+
+    def describe(self) -> str:
+        """Say in a few words what is used: `float32, 2 threads, AVX2`."""
+        gpu = _gpu(self.backend)
+        where = [gpu] if gpu else [f"{self.threads} threads", self.instructions]
+        if not gpu and self.cpu_isa == "native" and (model := _processor("model name")):
+            where.append(model)
+        return ", ".join(["JAX"] * (self.backend == "jax") + [self.precision, *where])
+
+
+def load() -> Runtime:
+    """Read the section `runtime` of `params.yaml`; drawn images have conditions of their own.
+
+    Raises:
+        UserError: the section, or `data.source`, is wrong.
+    """
+    settings = params.load("runtime", Settings)
+    is_rehearsal = params.load_text("data.source") == "sample"
+    chosen = settings.rehearsal if is_rehearsal else settings
+    cpu_isa: str = chosen.cpu_isa
+    if settings.precision in NEEDED and _is_below(cpu_isa, "AVX512_CORE"):
+        if not is_rehearsal:
+            raise UserError(
+                f"{params.PARAMS}: runtime.precision {settings.precision} needs instructions that "
+                f"runtime.cpu_isa {cpu_isa} forbids: set it to native"
+            )
+        cpu_isa = "native"  # TensorFlow's 16-bit convolutions fail under a lower limit
+    return Runtime(
+        backend=settings.backend,
+        precision=settings.precision,
+        threads=_cpu_count() if chosen.threads == "native" else chosen.threads,
+        onednn=settings.onednn,
+        cpu_isa=cpu_isa,
+        checkpoint_steps=settings.checkpoint_steps,
+        steps=settings.rehearsal.steps if is_rehearsal else 1.0,
+    )
 
 
 def pin(runtime: Runtime, seed: int = 0) -> None:
-    """Import TensorFlow under the given conditions, seeded and with deterministic operations.
+    """Import Keras and its backend under the given conditions, seeded and deterministic.
 
-    Call it before anything else imports TensorFlow or Keras.
+    Call it before anything else imports Keras, TensorFlow or JAX.
+
+    Raises:
+        UserError: the backend is not installed.
     """
-    # glibc returns large arrays to the system at once and takes them again page by page. That
-    # costs up to a third of a batch's augmentation.
-    _c_function("mallopt")(MMAP_THRESHOLD, 32 << 20)  # the most that glibc accepts
-    _c_function("mallopt")(TRIM_THRESHOLD, 256 << 20)
-    os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(runtime.onednn))
-    os.environ["ONEDNN_MAX_CPU_ISA"] = runtime.cpu_isa
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["KERAS_BACKEND"] = runtime.backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors of TensorFlow's C++ part only
-
-    with _without_stderr():  # TensorFlow announces itself there, whatever the level
+    (_pin_jax if runtime.backend == "jax" else _pin_tensorflow)(runtime)
+    with _without_stderr():
         import keras
-        import tensorflow as tf
-    tf.config.threading.set_intra_op_parallelism_threads(runtime.threads)
-    tf.config.experimental.enable_op_determinism()
-    keras.utils.set_random_seed(seed)
+    is_16_bit = runtime.precision in NEEDED
+    # Weights, optimizer and loss stay float32.
+    keras.config.set_dtype_policy(f"mixed_{runtime.precision}" if is_16_bit else "float32")
+    with _without_stderr():  # this imports TensorFlow, whatever the backend
+        keras.utils.set_random_seed(seed)
+    if (
+        is_16_bit
+        and not _gpu(runtime.backend)
+        and _is_below(runtime.instructions, NEEDED[runtime.precision])
+    ):
+        print(
+            f"runtime.precision is {runtime.precision}, for which {runtime.instructions} has no "
+            "instructions: it will be slow"
+        )
+
+
+def pin_for_inference() -> None:
+    """Import TensorFlow to ask trained models, in float32, whatever trained them.
+
+    Raises:
+        UserError: the section `runtime`, or `data.source`, is wrong.
+    """
+    pin(replace(load(), backend="tensorflow", precision="float32"))
 
 
 def fingerprint(runtime: Runtime) -> dict[str, Any]:
-    """Return everything that decides the last bits. TensorFlow must be imported already."""
+    """Return everything that decides the last bits. The backend must be imported already."""
     return {
-        **runtime.model_dump(include={"threads", "onednn", "cpu_isa"}),
-        "processor": _processor(),
-        "packages": {name: sys.modules[name].__version__ for name in PACKAGES},
+        "backend": runtime.backend,
+        "precision": runtime.precision,
+        "threads": runtime.threads,
+        "onednn": runtime.onednn,
+        "cpu_isa": runtime.instructions,
+        "processor": _processor("model name") or platform.processor() or platform.machine(),
+        "gpu": _gpu(runtime.backend),
+        "xla": os.environ.get("XLA_FLAGS", ""),
+        "packages": {name: sys.modules[name].__version__ for name in (runtime.backend, *PACKAGES)},
     }
 
 
-def _processor() -> str:
+def _pin_tensorflow(runtime: Runtime) -> None:
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(runtime.onednn))
+    os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
+    if runtime.cpu_isa != "native":
+        os.environ["ONEDNN_MAX_CPU_ISA"] = runtime.cpu_isa
+    with _without_stderr():  # TensorFlow announces itself there, whatever the level
+        import tensorflow as tf
+    tf.config.threading.set_intra_op_parallelism_threads(runtime.threads)
+    tf.config.experimental.enable_op_determinism()
+    tf.config.experimental.enable_tensor_float_32_execution(runtime.precision == "tf32")
+    for gpu in tf.config.list_physical_devices("GPU"):  # which other processes may use, too
+        tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def _pin_jax(runtime: Runtime) -> None:
+    if not importlib.util.find_spec("jax"):
+        raise UserError(
+            "runtime.backend is jax, which is not installed: "
+            "`pip install -r requirements-gpu.txt` for an NVIDIA GPU, `pip install jax` for a CPU"
+        )
+    flags = [os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true"]
+    if runtime.cpu_isa != "native" and platform.machine() in ("x86_64", "AMD64"):
+        flags.append(f"--xla_cpu_max_isa={INSTRUCTIONS[runtime.cpu_isa][1]}")
+    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+    os.environ["NPROC"] = str(runtime.threads)  # of XLA's pool of threads for a CPU
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # others may use the GPU, too
+    import jax
+
+    # Left alone, XLA multiplies float32 as TF32 where a GPU can.
+    tf32 = runtime.precision == "tf32"
+    jax.config.update("jax_default_matmul_precision", "tensorfloat32" if tf32 else "highest")
+
+
+def _is_below(instructions: str, others: str) -> bool:
+    """Whether instructions are known to hold less than others."""
+    known = list(INSTRUCTIONS)
+    return instructions in known and known.index(instructions) < known.index(others)
+
+
+@cache
+def _gpu(backend: str) -> str:
+    """Name the GPU that the imported backend computes on, with its libraries; "" without one."""
+    if backend == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        name = "" if device.platform == "cpu" else device.device_kind
+    else:
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        name = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else ""
+    libraries = {
+        f"{package.name} {package.version}"
+        for package in metadata.distributions()
+        if name and re.match(r"nvidia[-_](cudnn|cuda[-_]runtime)", package.name)
+    }
+    return ", ".join([name, *sorted(libraries)])
+
+
+def _cpu_count() -> int:
+    import joblib  # which knows a container's share of the cores; takes a while to import
+
+    return joblib.cpu_count()
+
+
+@cache
+def _processor(quality: str) -> str:
+    """Return what Linux knows of the processor, such as `model name`; "" elsewhere."""
     try:
         description = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # this is not Linux
-        return platform.processor() or platform.machine()
-    model = re.search(r"^model name.*$", description, re.MULTILINE)
-    return model.group() if model else platform.machine()
+    except OSError:
+        return ""
+    found = re.search(rf"^{quality}\s*: (.*)$", description, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def keep_memory() -> None:
+    """Let the C library keep the memory of arrays that are freed, where it can.
+
+    By itself, glibc returns a large array to the system at once, and takes the next one page by
+    page. That costs more than to read a batch.
+    """
+    _c_function("mallopt")(MMAP_THRESHOLD, 32 << 20)  # bytes: the most that glibc accepts
+    _c_function("mallopt")(TRIM_THRESHOLD, 256 << 20)
 
 
 def release_memory() -> None:

@@ -1,6 +1,8 @@
 """The `deps` of the stages in `dvc.yaml`: each stage's script and the modules that it imports.
 
-DVC compares files, so an edit reruns the stages that import the edited module, and no others.
+DVC compares files, so an edit reruns the stages that import the edited module, and no others. It
+looks at every file whenever it is called, so an `__init__.py` that only describes its package is
+left out.
 """
 
 import ast
@@ -44,7 +46,16 @@ def needed(script: Path, source: Path = SOURCE) -> list[Path]:
             seen.add(path)
             waiting += imported(path, source)
     templates = {other for path in seen for other in path.parent.glob(f"{path.stem}.html")}
-    return [script, *sorted((seen | templates) - {script})]
+    computing = {path for path in seen if not is_description(path)}
+    return [script, *sorted((computing | templates) - {script})]
+
+
+def is_description(path: Path) -> bool:
+    """Tell whether a file is a package's `__init__.py` with nothing but a docstring."""
+    if path.name != "__init__.py":
+        return False
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return len(tree.body) - (ast.get_docstring(tree) is not None) == 0
 
 
 def imported(path: Path, source: Path = SOURCE) -> set[Path]:

@@ -32,7 +32,7 @@ def main(photos: Sequence[Path], name: str | None = None) -> None:
         interpolation = params.load_text("split.interpolation")
     if interpolation not in images.INTERPOLATIONS:
         raise UserError(f"split.interpolation of {name} is {interpolation!r}")
-    runtime.pin(params.load("runtime", runtime.Runtime))
+    runtime.pin_for_inference()
     model = saved.load(path)
     if len(model.input_shape) != 4 or model.input_shape[3] != 3 or model.output_shape[1:] != (1,):
         raise UserError(f"{name} does not take images and give P(dog)")

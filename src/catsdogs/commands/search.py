@@ -77,7 +77,6 @@ def main(search: Search, trials: int) -> None:
         raise UserError("no trial has a result: the logs say why")
     best, name = study.best_trial, search.name(study.best_trial.number + 1)
     print(f"the best is {name}, {search.metric} {best.value} on tuning images; go on with")
-    print("  dvc exp show --only-changed")
     print(f"  dvc exp apply {name}")
     print("or judge it by the validation images, trained on all training images:")
     settings = ["split.tuning=0", *_settings(best.params)]

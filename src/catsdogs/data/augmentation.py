@@ -4,6 +4,7 @@ Each image gets one affine warp by OpenCV. Keras' own random layers draw from a 
 on the steps before, so a step's images would not follow from the seed and the step alone.
 """
 
+import threading
 from typing import Annotated, Literal
 
 from catsdogs.params import Real, Section, Share
@@ -19,6 +20,8 @@ BORDERS = {
     "constant": cv2.BORDER_CONSTANT,
 }
 
+_kept = threading.local()
+
 
 class Augmentation(Section):
     """The range of each transformation; 0 switches it off."""
@@ -33,7 +36,10 @@ class Augmentation(Section):
 
 
 def augment(
-    images: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
+    images: np.ndarray,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Transform each image at random.
 
@@ -41,30 +47,44 @@ def augment(
         images: uint8, N×height×width×3.
         augmentation: the ranges to draw from.
         rng: the only source of randomness.
+        out: where to write the views: contiguous, of the shape and type of `images`; may be
+            `images` itself.
 
     Returns:
-        A new array of the same shape and type.
+        `out`, or else a new array.
     """
     cv2.setNumThreads(0)  # an image is too small to be shared between threads
-    height, width = images.shape[1:3]
+    count, height, width = images.shape[:3]
     flags, border = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, BORDERS[augmentation.fill_mode]
-    maps = affine_maps(len(images), height, width, augmentation, rng)
-    views = np.empty_like(images)
-    rgba = np.empty((height, width, 4), np.uint8)
+    maps = affine_maps(count, height, width, augmentation, rng)
+    sides = margins(maps, height, width)
+    maps[:, :, 2] += sides[:, :2]
     # OpenCV warps four channels twice as fast as three, and twice as fast again where it meets no
-    # border. So each image gets its margins before the warp.
-    for image, view, map_, (left, top, right, bottom) in zip(
-        images, views, maps, margins(maps, height, width), strict=True
-    ):
-        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA, rgba)
-        padded = cv2.copyMakeBorder(rgba, top, bottom, left, right, border)
-        map_[:, 2] += left, top
-        warped = cv2.warpAffine(padded, map_, (width, height), None, flags)
-        cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, view)
-    return views
+    # border. So each image gets its margins before the warp. At every call threads compete for the
+    # interpreter's lock, so the channels of the whole batch change at once: it is one tall image.
+    rgba = _scratch(count * height, width)
+    cv2.cvtColor(images.reshape(-1, width, 3), cv2.COLOR_RGB2RGBA, rgba)
+    views = rgba.reshape(count, height, width, 4)  # at first the images themselves
+    rows, columns = sides[:, 1::2].sum(axis=1).max(), sides[:, ::2].sum(axis=1).max()
+    buffer = np.empty((height + rows, width + columns, 4), np.uint8)
+    for view, map_, (left, top, right, bottom) in zip(views, maps, sides.tolist(), strict=True):
+        padded = buffer[: top + height + bottom, : left + width + right]
+        cv2.copyMakeBorder(view, top, bottom, left, right, border, padded)
+        cv2.warpAffine(padded, map_, (width, height), view, flags)
+    out = np.empty_like(images) if out is None else out
+    cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB, out.reshape(-1, width, 3))
+    return out
 
 
-def margins(maps: np.ndarray, height: int, width: int) -> list[tuple[int, int, int, int]]:
+def _scratch(height: int, width: int) -> np.ndarray:
+    """Return memory that this thread keeps: to get it anew costs as much as the warps."""
+    image = getattr(_kept, "image", None)
+    if image is None or image.shape[:2] != (height, width):
+        image = _kept.image = np.empty((height, width, 4), np.uint8)
+    return image
+
+
+def margins(maps: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return how far each view reaches beyond its image.
 
     Args:
@@ -73,13 +93,13 @@ def margins(maps: np.ndarray, height: int, width: int) -> list[tuple[int, int, i
         width: of the images.
 
     Returns:
-        For each image the pixels on the left, top, right and bottom.
+        For each image the pixels on the left, top, right and bottom: int64, N×4.
     """
     corners = np.array([[x, y, 1] for x in (0, width - 1) for y in (0, height - 1)])
     places = maps @ corners.T  # N×2×4
-    before = -np.floor(places.min(axis=2)).astype(int)
-    after = np.ceil(places.max(axis=2)).astype(int) + 1 - [width - 1, height - 1]
-    return [tuple(sides) for sides in np.concatenate([before, after], axis=1).clip(0).tolist()]
+    before = -np.floor(places.min(axis=2)).astype(np.int64)
+    after = np.ceil(places.max(axis=2)).astype(np.int64) + 1 - [width - 1, height - 1]
+    return np.concatenate([before, after], axis=1).clip(0)
 
 
 def affine_maps(

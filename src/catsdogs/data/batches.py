@@ -6,14 +6,19 @@ training can resume at any step, and the number of reader threads changes nothin
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Sequence
-from functools import lru_cache
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from catsdogs.data.augmentation import Augmentation, augment
 from catsdogs.files import read_csv
+from catsdogs.runtime import keep_memory
 
 import numpy as np
 
@@ -46,16 +51,21 @@ class PixelReader:
 
     def __getitem__(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return images by row: uint8, len(rows)×size×size×3."""
-        if not hasattr(self._opened, "file"):
-            self._opened.file = self.path.open("rb", buffering=0)
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for image, row in zip(pixels, rows, strict=True):
             if not 0 <= row < len(self):
                 raise IndexError(f"row {row} of {len(self)}")
-            self._opened.file.seek(self._start + int(row) * self._stride)
-            if self._opened.file.readinto(image) != self._stride:
+            if self._read(image, self._start + int(row) * self._stride) != self._stride:
                 raise EOFError(f"{self.path} ends within row {row}")
         return pixels
+
+    def _read(self, image: np.ndarray, start: int) -> int:
+        if not hasattr(self._opened, "file"):
+            self._opened.file = self.path.open("rb", buffering=0)
+        if hasattr(os, "preadv"):  # one call: at each, threads compete for the interpreter's lock
+            return os.preadv(self._opened.file.fileno(), [image.data], start)
+        self._opened.file.seek(start)
+        return self._opened.file.readinto(image)
 
 
 class Batches(Protocol):
@@ -122,7 +132,7 @@ class TrainingBatches:
         images = self.pixels[self.subset.rows[chosen]]
         if self.augmentation:
             rng = np.random.default_rng([self.seed, 1, step])
-            images = augment(images, self.augmentation, rng)
+            augment(images, self.augmentation, rng, out=images)
         return images, self.subset.labels[chosen]
 
     def choose(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,19 +167,46 @@ class FixedBatches:
         return self.pixels[self.rows[part]], self.labels[part]
 
 
-def dataset(batches: Batches, first: int, last: int) -> tf.data.Dataset:
-    """Feed the batches of the steps from `first` to `last` - 1 to Keras, prefetched."""
+def feed(
+    batches: Batches, first: int, last: int, readers: int = 1
+) -> tf.data.Dataset | Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Feed the batches of the steps from `first` to `last` - 1 to Keras, in their order.
+
+    Args:
+        batches: safe to be called by several threads if there are several readers.
+        first: the first step.
+        last: the step after the last one.
+        readers: threads that read ahead.
+    """
+    import keras
+
+    read = partial(read_ahead, batches, first, last, readers)
+    if keras.backend.backend() != "tensorflow":
+        return read()
     import tensorflow as tf
 
-    def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        inputs, labels = tf.numpy_function(batches, [step], (batches.dtype, tf.float32))
-        inputs.set_shape((None, *batches.shape))
-        labels.set_shape((None,))
-        return inputs, labels
-
-    options = tf.data.Options()
+    inputs = tf.TensorSpec((None, *batches.shape), batches.dtype)
+    labels = tf.TensorSpec((None,), tf.float32)
     # The end of an iterator waits for the autotuner, which sleeps for many seconds at a time.
+    options = tf.data.Options()
     options.autotune.enabled = False
     options.threading.private_threadpool_size = 1  # not the threads that the steps compute with
-    steps = tf.data.Dataset.range(first, last)
-    return steps.map(load).prefetch(PREFETCH).with_options(options)
+    tensors = tf.data.Dataset.from_generator(read, output_signature=(inputs, labels))
+    return tensors.prefetch(1).with_options(options)
+
+
+def read_ahead(
+    batches: Batches, first: int, last: int, readers: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the batches of the steps from `first` to `last` - 1 while threads read the next."""
+    keep_memory()  # here, because the first iterator of tf.data undoes it
+    pool = ThreadPoolExecutor(readers)
+    try:
+        steps = iter(range(first, last))
+        reading = deque(pool.submit(batches, step) for step in islice(steps, readers + PREFETCH))
+        while reading:
+            batch = reading.popleft().result()
+            reading.extend(pool.submit(batches, step) for step in islice(steps, 1))
+            yield batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

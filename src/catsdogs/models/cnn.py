@@ -55,5 +55,5 @@ def build(
     model.add(layers.Flatten())
     for units in dense:
         model.add(layers.Dense(units, activation="relu", kernel_initializer=initializer))
-    model.add(layers.Dense(1, activation="sigmoid"))
+    model.add(layers.Dense(1, activation="sigmoid", dtype="float32"))
     return model

@@ -14,6 +14,7 @@ import hashlib
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sized
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache, partial
@@ -48,7 +49,7 @@ class FeatureCache:
         """
         self.shape: tuple[int, ...] = trunk.output_shape[1:]
         self.limit = int(gigabytes * 1e9)
-        self._trunk = trunk
+        self._trunk, self._computing = trunk, threading.Lock()
         self._depends_on = _hash(trunk) + repr(fingerprint(runtime)).encode()
         self.computed = self.read = 0  # calls of `get` that had to compute, that could read
         self._room = 0  # bytes; 0 while it is not known
@@ -76,8 +77,9 @@ class FeatureCache:
             with _lock(path):  # another experiment may be computing the same features
                 found = self._read(path, row)
                 if found is None:
-                    computed = self._trunk.predict_on_batch(images())
-                    self.computed += 1
+                    with self._computing:  # Keras' models are not safe in threads
+                        computed = np.asarray(self._trunk.predict_on_batch(images()), np.float32)
+                        self.computed += 1
                     self._write(path, computed)
                     return computed if row is None else computed[row]
         self.read += 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from catsdogs import params
 from catsdogs.data.batches import TrainingBatches
 from catsdogs.stage import UserError
 
+import numpy as np
 from pydantic import Field
 
 if TYPE_CHECKING:
@@ -127,6 +128,40 @@ def divide(trunk: keras.Model, above: str) -> tuple[keras.Model, keras.Model]:
     for layer in upper.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     return lower, upper
+
+
+def fold(trunk: keras.Model) -> keras.Model:
+    """Build batch normalisation into the convolutions before it, which saves a pass over each.
+
+    Args:
+        trunk: a network in inference mode, whose convolutions have no bias of their own.
+
+    Returns:
+        A network with the same outputs but for rounding, frozen.
+    """
+    import keras
+    from keras import layers
+
+    def with_bias(layer: keras.Layer) -> keras.Layer:
+        if not isinstance(layer, layers.Conv2D):
+            return layer
+        return layers.Conv2D.from_config(layer.get_config() | {"use_bias": True})
+
+    def call(layer: keras.Layer, signal: Any, **_: Any) -> Any:
+        return signal if isinstance(layer, layers.BatchNormalization) else layer(signal)
+
+    folded = keras.models.clone_model(trunk, clone_function=with_bias, call_function=call)
+    for layer in trunk.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            convolution = layer.input._keras_history.operation
+            scale = 1 / np.sqrt(layer.moving_variance.numpy() + layer.epsilon)
+            if layer.scale:
+                scale = scale * layer.gamma.numpy()
+            kernel = convolution.kernel.numpy() * scale
+            bias = layer.beta.numpy() - layer.moving_mean.numpy() * scale
+            folded.get_layer(convolution.name).set_weights([kernel, bias])
+    folded.trainable = False
+    return folded
 
 
 def join(first: keras.Model, *others: keras.Model) -> keras.Model:

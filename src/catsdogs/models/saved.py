@@ -17,14 +17,16 @@ from catsdogs.stage import UserError
 if TYPE_CHECKING:
     import keras
 
+SIXTEEN_BITS = re.compile(r'"(mixed_)?b?float16"')  # of a layer's policy, of a tensor
 SAVED = "1980-01-01@00:00:00"  # in place of the time that Keras notes
 
 
 def save(model: keras.Model, path: Path) -> None:
-    """Write a model as a `.keras` file, without its optimizer.
+    """Write a model as a `.keras` file, without its optimizer. It computes in float32.
 
     Keras notes the time of saving in the zip's directory and in `metadata.json`, and numbers
-    shared objects in `config.json` by their address in memory. This replaces both.
+    shared objects in `config.json` by their address in memory. This replaces both. It replaces the
+    16-bit precision of a training, too: the weights are float32 anyway.
     """
     import keras
 
@@ -34,7 +36,8 @@ def save(model: keras.Model, path: Path) -> None:
         metadata = json.loads((saved / "metadata.json").read_text(encoding="utf-8"))
         config = (saved / "config.json").read_text(encoding="utf-8")
         (saved / "metadata.json").write_text(json.dumps({**metadata, "date_saved": SAVED}))
-        (saved / "config.json").write_text(_number_shared_objects(config), encoding="utf-8")
+        config = SIXTEEN_BITS.sub('"float32"', _number_shared_objects(config))
+        (saved / "config.json").write_text(config, encoding="utf-8")
         files = sorted(each for each in saved.rglob("*") if each.is_file())
         names = [each.relative_to(saved).as_posix() for each in files]
         write_zip(part, zip(names, [partial(FileIO, each) for each in files], strict=True))

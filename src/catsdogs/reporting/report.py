@@ -191,6 +191,7 @@ def settings(comparison: Comparison) -> dict[str, list[str]]:
             "steps": f"{steps:,}" + (f" (in earnest: {planned:,})" if steps < planned else ""),
             "parameters": facts["parameters"],
             "trainable parameters": facts["trainable_parameters"],
+            "computed with": facts["runtime"],
             **dict(params.flatten(facts["settings"])),
             **weights,
         }

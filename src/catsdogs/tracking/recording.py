@@ -34,7 +34,8 @@ DATA_TAGS = {
     "data.train.md5": layout.TRAIN,
     VALIDATION_TAG: layout.VALIDATION,
 }
-FACTS = ("parameters", "trainable_parameters", "steps")  # of a model, shown as parameters
+# Of a model, shown as parameters. Models of earlier commits do not have all of them.
+FACTS = ("parameters", "trainable_parameters", "steps", "runtime")
 SUMMARY = ("accuracy", "loss", "roc_auc")  # of each model, in the run of the experiment
 FILES = {
     "report.html": layout.REPORT,
@@ -162,7 +163,7 @@ class _Recorder:
         files["curves/learning.csv"] = curves
         facts = snapshot.read_json(layout.facts(stage))
         params = store.parameters(snapshot.params, stage)
-        params |= {name: str(facts[name]) for name in FACTS}
+        params |= {name: str(facts[name]) for name in FACTS if name in facts}
         where = snapshot.experiment or snapshot.revision
         note = f"`dvc get . {layout.model(stage)} --rev {where}` fetches this model."
         tags = {store.SOURCE_TAG: f"src/{stage}.py", store.NOTE_TAG: note}

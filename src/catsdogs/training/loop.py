@@ -21,7 +21,7 @@ from catsdogs.data.batches import (
     PixelReader,
     SizedBatches,
     TrainingBatches,
-    dataset,
+    feed,
     read_subset,
 )
 from catsdogs.files import write_csv, write_json
@@ -32,6 +32,7 @@ from catsdogs.tracking.live import LiveRun
 from catsdogs.training import checkpoints
 from catsdogs.training.checkpoints import Checkpoint, State
 
+import numpy as np
 from pydantic import Field
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 def begin(stage: str, section: type[SettingsT]) -> Iterator[Training[SettingsT]]:
     """Begin the training of a stage, or resume it where a killed one stopped.
 
-    This reads `params.yaml`, pins what the computation depends on and imports TensorFlow. Drawn
-    images (`data.source: sample`) get a share of the steps, `runtime.rehearsal`.
+    This reads `params.yaml`, pins what the computation depends on and imports Keras. Drawn images
+    (`data.source: sample`) are rehearsed with: `runtime.rehearsal`.
 
     Args:
         stage: for example `train_basic`.
@@ -93,16 +94,16 @@ def begin(stage: str, section: type[SettingsT]) -> Iterator[Training[SettingsT]]
         UserError: a section of `params.yaml` is wrong.
     """
     given = params.load(stage, section)
-    pinned = params.load("runtime", runtime.Runtime)
-    settings = given
-    if params.load_text("data.source") == "sample":
-        settings = given.rehearsed(pinned.rehearsal)
+    pinned = runtime.load()
+    settings = given.rehearsed(pinned.steps)
+    runtime.pin(pinned, settings.seed)
+    print(f"{stage} computes with {pinned.describe()}")
+    if pinned.steps < 1:
         print(
-            f"drawn images, a rehearsal (runtime.rehearsal: {pinned.rehearsal:g}): "
+            f"drawn images, a rehearsal (runtime.rehearsal.steps: {pinned.steps:g}): "
             f"{settings.epochs} epochs of {settings.steps_per_epoch} steps instead of "
             f"{given.steps_per_epoch}"
         )
-    runtime.pin(pinned, settings.seed)
     depends_on = settings.model_dump() | {"runtime": runtime.fingerprint(pinned)}
     inputs = (layout.PIXELS, layout.TRAIN, layout.VALIDATION, *settings.files())
     with checkpoints.hold(stage, depends_on, inputs) as checkpoint:
@@ -190,15 +191,17 @@ class Training(Generic[SettingsT]):
         if self._loaded:
             total = self._epochs * per_epoch
             print(f"{self.stage} goes on after step {self.step:,} of {total:,}")
-        # One `fit`, or two if an interrupted epoch has to be completed first.
+        readers = self.runtime.readers
         while len(self.history) < self._epochs:
             epoch = len(self.history)
+            end = (epoch + 1) * per_epoch
             model.fit(
-                dataset(batches, self.step, self._epochs * per_epoch),
+                feed(batches, self.step, end, readers),
                 initial_epoch=epoch,
                 epochs=self._epochs,
-                steps_per_epoch=(epoch + 1) * per_epoch - self.step,
-                validation_data=dataset(validation, 0, len(validation)),
+                steps_per_epoch=end - self.step,  # fewer if the epoch was interrupted
+                validation_data=feed(validation, 0, len(validation), readers),
+                validation_steps=len(validation),
                 callbacks=[_callback(self)],
                 shuffle=False,  # the batches come in their own order
                 verbose=1 if sys.stdout.isatty() else 2,
@@ -222,13 +225,16 @@ class Training(Generic[SettingsT]):
         for quantity in ("accuracy", "loss"):
             figure = layout.curve_figure(self.stage, quantity)
             figures.curve(curves, quantity, self.stage, figure)
-        write_json(layout.metrics(self.stage), curves[list(CURVES)].iloc[-1].to_dict())
+        computed = {"runtime": self.runtime.describe()}
+        last = curves[list(CURVES)].iloc[-1].to_dict()
+        write_json(layout.metrics(self.stage), last | computed)
         known = {
             "settings": self.given.model_dump(),
             "planned_steps": self._epochs * self.given.steps_per_epoch,
             "steps": self.step,
             "parameters": model.count_params(),
             "trainable_parameters": sum(math.prod(w.shape) for w in model.trainable_weights),
+            **computed,
         }
         write_json(layout.facts(self.stage), known | (facts or {}))
         saved.save(model, layout.model(self.stage))
@@ -239,11 +245,25 @@ class Training(Generic[SettingsT]):
         self._loaded = None
 
     def save(self) -> None:
-        """Save a checkpoint if enough steps have passed since the last one."""
+        """Save a checkpoint if enough steps have passed since the last one.
+
+        Raises:
+            UserError: the loss is no longer a number.
+        """
         if self.step - self._saved >= self.runtime.checkpoint_steps:
+            variables = self._variables()
+            self.check("loss", self._loss.result())
             progress = {"phase": self._phase, "step": self.step, "history": self.history}
-            self._checkpoint.save(State(self._variables(), progress))
+            self._checkpoint.save(State(variables, progress))
             self._saved = self.step
+
+    def check(self, name: str, value: float) -> None:
+        """Refuse to go on with a loss that is no longer a number."""
+        if not math.isfinite(value):
+            raise UserError(
+                f"{self.stage}: the {name} is {float(value)} at step {self.step}: "
+                f"lower {self.stage}.learning_rate in params.yaml"
+            )
 
     def _restore(self) -> None:
         if self._loaded:
@@ -253,13 +273,19 @@ class Training(Generic[SettingsT]):
     def _variables(self) -> list[keras.Variable]:
         """Weights and the random state of dropout, the optimizer's, and the epoch's means."""
         model = self.model
-        (loss,) = (metric for metric in model.metrics if metric.name == "loss")
+        if self.runtime.backend == "jax":
+            model.jax_state_sync()  # a step donates the variables' memory to the next one
+        metrics = (self._loss, self._accuracy)
         return [
             *model.variables,
             *model.optimizer.variables,
-            *loss.variables,
-            *self._accuracy.variables,
+            *(variable for metric in metrics for variable in metric.variables),
         ]
+
+    @property
+    def _loss(self) -> keras.Metric:
+        (loss,) = (metric for metric in self.model.metrics if metric.name == "loss")
+        return loss
 
 
 def compile_model(model: keras.Model, settings: Settings, phase: Phase) -> keras.metrics.Metric:
@@ -296,11 +322,15 @@ def learning_rate(
 
 
 def single_pass(optimizer: type[keras.Optimizer]) -> type[keras.Optimizer]:
-    """Make an optimizer read and write large weights once per step.
+    """Make an optimizer read and write large weights once per step, as JAX does by itself.
 
     Keras' own reads and writes them once for every operation of its formula. XLA compiles the same
     formula into one loop: a step of Inception's head takes little more than half the time.
     """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return optimizer
     import tensorflow as tf
 
     class SinglePass(optimizer):
@@ -328,23 +358,32 @@ def _callback(training: Training) -> keras.callbacks.Callback:
     averaging = bool(training.settings.weight_averaging)
     per_epoch = training.settings.steps_per_epoch
 
+    def values(model: keras.Model) -> list[np.ndarray]:
+        return [variable.numpy().copy() for variable in model.trainable_variables]
+
+    def assign(model: keras.Model, values: list[np.ndarray]) -> None:
+        for variable, value in zip(model.trainable_variables, values, strict=True):
+            variable.assign(value)
+
     class Follow(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            self.is_whole = training.step % per_epoch == 0
+            self.first = training.step
             training.resume_epoch()
 
-        def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-            training.step += 1
-            self.check("loss", logs["loss"])
-            if training.step % per_epoch:  # after the last, the validation comes first
+        # Not at a step's end: there JAX would have to wait for the step, to say its loss.
+        def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            training.step = self.first + batch
+            if batch:
                 training.save()
 
         # The validation looks at the averaged weights. Keras' SwapEMAWeights swaps by addition,
         # which rounds, so the training would not go on from the weights that it had.
         def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
             if averaging:
-                self.last = [variable.numpy() for variable in self.model.trainable_variables]
+                self.last = values(self.model)
                 self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+                # JAX donates a model's memory, and this has given it that of the averages.
+                assign(self.model, values(self.model))
 
         def on_test_end(self, logs: dict[str, float] | None = None) -> None:
             self.put_back()
@@ -355,23 +394,16 @@ def _callback(training: Training) -> keras.callbacks.Callback:
 
         def put_back(self) -> None:
             if averaging:
-                for variable, value in zip(self.model.trainable_variables, self.last, strict=True):
-                    variable.assign(value)
+                assign(self.model, self.last)
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-            self.check("validation loss", logs["val_loss"])
+            training.step = (epoch + 1) * per_epoch
+            training.check("loss", logs["loss"])
+            training.check("validation loss", logs["val_loss"])
             training.history.append({name: float(logs[name]) for name in CURVES})
             self.model.reset_metrics()  # they hold the validation's means, not the next epoch's
             training.save()
             training.live.log_epoch(epoch + 1, training.history[-1])
-            self.model.stop_training = not self.is_whole
-
-        def check(self, name: str, value: float) -> None:
-            if not math.isfinite(value):
-                stage = training.stage
-                raise UserError(
-                    f"{stage}: the {name} is {value} at step {training.step}: "
-                    f"lower {stage}.learning_rate in params.yaml"
-                )
+            self.model.stop_training = True  # each epoch is a `fit` of its own
 
     return Follow()
