@@ -50,7 +50,8 @@ def main() -> None:
         weights = Path(arguments.weights).resolve() if is_file else arguments.weights
         settings: dict[str, Any] = {
             "data": {"source": str(photographs) if arguments.photographs else "sample"},
-            "runtime": {"backend": "jax", "rehearsal": {"steps": 1, "threads": "native"}},
+            "runtime": {"backend": "jax"},
+            "rehearsal": {"steps": 1, "threads": "native"},
             "train_inception": {"weights": str(weights), "views": 1},
         }
         if arguments.quick:
@@ -70,7 +71,9 @@ def main() -> None:
             change_params(work, {"runtime": {"precision": precision}})
             for stage in TRAININGS:
                 run(work, __file__, "--measure", stage, "--steps", str(arguments.steps))
-        change_params(work, {"runtime": {"precision": "float32", "checkpoint_steps": 5}})
+        change_params(
+            work, {"runtime": {"precision": "float32"}, "local": {"checkpoint_steps": 5}}
+        )
         same = [
             killed_goes_on(work, stage) for stage in TRAININGS[1 : 2 if arguments.quick else 3]
         ]
@@ -164,7 +167,7 @@ def build(stage: str, training: Any) -> tuple[Any, Any]:
     trunk = inception.build_trunk(batches.shape[0], settings.cut, weights.locate(settings.weights))
     head = train_inception.build_head(trunk.output_shape[1:], settings)
     features = inception.with_scaling(inception.fold(trunk))
-    cache = FeatureCache(features, training.runtime, settings.cache_gb)
+    cache = FeatureCache(features, training.runtime, training.runtime.cache_gb)
     return head, BoundedViews(batches, cache, settings.views)
 
 
@@ -203,14 +206,15 @@ def accuracies(work: Path) -> None:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     print("\n| training | accuracy on the GPU | on a CPU, notebook-1 to 3 |\n|---|---|---|")
     for stage in TRAININGS[:2]:
-        every_image = -(-params["split"]["validation"] // params[stage]["batch_size"])
-        again = params[stage] | {"validation_steps": every_image}
-        change_params(work, {stage: again, "runtime": {"checkpoint_steps": 500}})
+        change_params(
+            work,
+            {stage: params[stage] | {"validation_steps": 0}, "local": {"checkpoint_steps": 500}},
+        )
         run(work, f"src/{stage}.py")
-        metrics = json.loads((work / f"metrics/{stage}.json").read_text(encoding="utf-8"))
+        facts = json.loads((work / f"models/{stage}.json").read_text(encoding="utf-8"))
         others = [known[f"notebook-{seed}"]["models"][stage]["evaluated"] for seed in (1, 2, 3)]
         print(
-            f"| {stage} | {metrics['val_accuracy']:.4f} | "
+            f"| {stage} | {facts['last_epoch']['val_accuracy']:.4f} | "
             f"{', '.join(str(each['accuracy']) for each in others)} |"
         )
 

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import joblib
+
 NATIVE = "native"  # of oneDNN's instruction sets: all that the processor has
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "opencv-python-headless", "dvc")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
@@ -40,7 +42,7 @@ def describe(runtime: Mapping[str, Any], cpu_isa: str) -> str:
     shown |= {"cpu_isa": cpu_isa, "precision": "as the table says"}
     limit = "" if cpu_isa == NATIVE else f", with ONEDNN_MAX_CPU_ISA={cpu_isa}"
     return (
-        f"- {processor()}, {os.cpu_count()} cores, {memory:.1f} GiB\n"
+        f"- {processor()}, {joblib.cpu_count()} cores, {memory:.1f} GiB\n"
         f"- {platform.system()} {platform.release()}, Python {platform.python_version()}, "
         f"{', '.join(packages)}\n"
         f"- `runtime`: {', '.join(f'{name} {value}' for name, value in shown.items())}; "

@@ -18,7 +18,7 @@ from workplace import Bench, Clone, photographs
 
 ROUNDS = 10
 FOLDER = 12  # files in a folder of outputs, about as many as `evaluate` writes
-IMAGES = (5_000, 25_000, 100_000)
+IMAGES = (2_500, 10_000, 40_000)
 DVC = (sys.executable, "-m", "dvc")
 
 
@@ -69,7 +69,7 @@ def memory(bench: Bench) -> list[Line]:
         archive = clone.path / "noise.zip"
         with ProcessPoolExecutor(1) as pool:  # this process stays small: a child begins as large
             pool.submit(write_noise, archive, size).result()
-        counts = {"train": size * 4 // 5, "validation": size // 5, "image_size": 16}
+        counts = {"train": size * 4 // 5, "validation": size // 5, "image_size": 75}
         clone.change_params({"data": {"source": str(archive)}, "split": counts})
         for stage, usages in used.items():
             usages.append(clone.stage(stage))

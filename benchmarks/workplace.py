@@ -65,8 +65,8 @@ class Clone:
         (self.path / ".cache").mkdir()
         (self.path / ".cache/downloads").symlink_to(downloads)
         isa = {"cpu_isa": bench.cpu_isa}  # for drawn images, too
-        runtime = isa | {"rehearsal": {"steps": 1, "threads": NATIVE} | isa}
-        self.change_params({"runtime": runtime} | (changes or {}))
+        rehearsal = {"steps": 1, "threads": NATIVE} | isa
+        self.change_params({"runtime": isa, "rehearsal": rehearsal} | (changes or {}))
 
     def change_params(self, changes: dict[str, Any]) -> None:
         """Change values of its `params.yaml`, section by section."""

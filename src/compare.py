@@ -36,26 +36,31 @@ class Evaluated(params.Section, extra="ignore"):
 
 
 def main() -> None:
-    names = params.load_models()
+    names, classes = params.load_models(), params.load_classes()
     settings = params.load("compare", Compare)
-    curves, scores = read_curves(names), read_json(layout.metrics("evaluate"))
+    curves, scores = read_curves(names), read_json(layout.SCORES)
     tests = mcnemar_tests(pd.read_csv(layout.PREDICTIONS), names, settings.significance)
+    comparable = set(classes) == set(layout.CATS_AND_DOGS)
     comparison = Comparison(
-        drawn=params.load_text("data.source") == "sample",
+        classes=classes,
+        drawn=params.load_text("data.source") == layout.SAMPLE,
         download=read_json(layout.metrics("download")),
         split=read_json(layout.metrics("split")),
         facts={name: read_json(layout.facts(name)) for name in names},
         last_epoch={name: last_epoch(curves[curves["model"] == name]) for name in names},
         scores={name: scores[name] for name in names},
-        notebook={name: NOTEBOOK[name] for name in names if name in NOTEBOOK},
+        notebook={name: NOTEBOOK[name] for name in names if name in NOTEBOOK and comparable},
         tests=tests,
         confidence=params.load("evaluate", Evaluated).confidence,
         significance=settings.significance,
     )
-    write_json(layout.metrics("compare"), {"models": summarize(comparison), "mcnemar": tests})
+    compared = {"models": summarize(comparison), "mcnemar": tests}
+    # Git has this file, and not those that these two come from.
+    used = {"download": comparison.download, "split": comparison.split}
+    write_json(layout.metrics("compare"), compared | used)
     write_csv(layout.ALL_CURVES, curves.columns.tolist(), curves.itertuples(index=False))
     draw_curves(curves, layout.ALL_CURVES_FIGURE)
-    draw_scores(layout.ALL_SCORES_FIGURE)
+    draw_scores(classes[1], layout.ALL_SCORES_FIGURE)
     table = report.table(comparison)
     write_text(layout.COMPARISON, table)
     write_text(layout.REPORT, report.page(comparison))
@@ -104,9 +109,12 @@ def draw_curves(curves: pd.DataFrame, path: Path) -> None:
     figures.save(figure, path)
 
 
-def draw_scores(path: Path) -> None:
+def draw_scores(positive: str, path: Path) -> None:
     figure = figures.new(columns=2, width=11)
-    kinds = ("ROC (dog is positive)", "roc"), ("calibration of P(dog)", "calibration")
+    kinds = (
+        (f"ROC ({positive} is positive)", "roc"),
+        (f"calibration of P({positive})", "calibration"),
+    )
     for axes, (heading, kind) in zip(figure.axes, kinds, strict=True):
         axes.plot([0, 1], [0, 1], ":", color="grey")
         curves = pd.read_csv(layout.SCORE_CURVES / f"{kind}.csv")

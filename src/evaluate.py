@@ -1,15 +1,16 @@
 """Stage `evaluate`: every validation image through every model of `evaluate.models`.
 
-In: the split, the models. Out: `data/predictions.csv`, P(dog) of each image by each model;
-`metrics/evaluate.json`, the scores; in `plots/evaluate/curves`, of all models, the ROC,
-precision-recall and calibration curves and the confusions; in `plots/evaluate/pictures`, where
-each model looked in its worst mistakes, in its best hits and in images that are the same in every
-experiment, and the filters and feature maps of small CNNs.
+In: the split, the models. Out: `data/predictions.csv`, P(label 1) of each image by each model;
+`metrics/scores.json`, all scores, and `metrics/evaluate.json`, those that people compare; in
+`plots/evaluate/curves`, of all models, the ROC, precision-recall and calibration curves and the
+confusions; in `plots/evaluate/pictures`, where each model looked in its worst mistakes, in its
+best hits and in images that are the same in every experiment, and the filters and feature maps of
+small CNNs.
 """
 
 from __future__ import annotations
 
-import time
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from pydantic import Field
 if TYPE_CHECKING:
     import keras
 
-Pictures = Annotated[params.Whole, Field(ge=2, le=60, multiple_of=2)]  # half of them cats
+Pictures = Annotated[params.Whole, Field(ge=2, le=60, multiple_of=2)]  # half of each class
 
 
 class Evaluate(params.Section):
@@ -48,24 +49,27 @@ class Evaluate(params.Section):
 
 
 def main() -> None:
-    names = params.load_models()
+    params.check()
+    names, classes = params.load_models(), params.load_classes()
     refuse_leftovers()
     settings = params.load("evaluate", Evaluate)
-    began = time.time_ns()
     runtime.pin_for_inference()
     pixels, subset = PixelReader(layout.PIXELS), read_subset(layout.VALIDATION)
     models = {name: saved.load(layout.model(name)) for name in names}
     cams = {name: GradCam(model) for name, model in models.items()}
     predictions = predict(models, FixedBatches(pixels, subset, settings.batch_size))
-    write_scores(predictions, subset, settings)
+    folders = (layout.SCORE_CURVES, layout.PICTURES)
+    before = {path: path.stat().st_ino for each in folders for path in each.glob("*")}
+    write_scores(predictions, subset, classes, settings)
     for name, model in models.items():
         if convolutions.can_be_drawn(model):
-            draw_convolutions(name, model, pixels, subset, settings.channels)
-    draw_heat_maps(predictions, cams, pixels, subset, settings)
-    # DVC hashes whole folders, so what earlier code has left there must go.
-    for path in (*layout.SCORE_CURVES.iterdir(), *layout.PICTURES.iterdir()):
-        if path.stat().st_mtime_ns < began:
-            path.unlink()
+            draw_convolutions(name, model, pixels, subset, classes, settings.channels)
+    draw_heat_maps(predictions, cams, pixels, subset, classes, settings)
+    # DVC hashes whole folders, so what earlier code has left there must go. What is written anew
+    # has another inode; a clock would not tell it, where the file system has one of its own.
+    for path, inode in before.items():
+        if path.stat().st_ino == inode:
+            (shutil.rmtree if path.is_dir() else Path.unlink)(path)
     checkpoints.remove_recorded()
 
 
@@ -83,7 +87,7 @@ def refuse_leftovers() -> None:
 
 
 def predict(models: dict[str, keras.Model], batches: FixedBatches) -> dict[str, np.ndarray]:
-    """Return each model's P(dog) for every image, float64, N."""
+    """Return each model's P(label 1) for every image, float64, N."""
     predictions = {}
     for name, model in models.items():
         found = model.predict(feed(batches, 0, len(batches)), verbose=0)[:, 0]
@@ -91,7 +95,12 @@ def predict(models: dict[str, keras.Model], batches: FixedBatches) -> dict[str, 
     return predictions
 
 
-def write_scores(predictions: dict[str, np.ndarray], subset: Subset, settings: Evaluate) -> None:
+def write_scores(
+    predictions: dict[str, np.ndarray],
+    subset: Subset,
+    classes: tuple[str, str],
+    settings: Evaluate,
+) -> None:
     """Write predictions, scores and, for all models in one table each, curves."""
     labels, bins = subset.labels.astype(int), settings.calibration_bins
     write_table(
@@ -99,14 +108,18 @@ def write_scores(predictions: dict[str, np.ndarray], subset: Subset, settings: E
     )
     results = {}
     for name, found in predictions.items():
-        results[name] = scores.score(labels, found, settings.confidence, bins)
+        results[name] = scores.score(labels, found, classes, settings.confidence, bins)
         print(f"{name}: accuracy {results[name]['accuracy']:.4f} on {len(labels):,} images")
-    write_json(layout.metrics("evaluate"), results)
+    write_json(layout.SCORES, results)
+    compared = {
+        name: {kind: values[kind] for kind in scores.COMPARED} for name, values in results.items()
+    }
+    write_json(layout.metrics("evaluate"), compared)
     curves: dict[str, Callable[..., pd.DataFrame]] = {
         "roc": scores.roc,
         "precision_recall": scores.precision_recall,
         "calibration": partial(scores.calibration, bins=bins),
-        "confusion": scores.confusion,
+        "confusion": partial(scores.confusion, classes=classes),
     }
     for kind, compute in curves.items():
         tables = {name: compute(labels, found) for name, found in predictions.items()}
@@ -119,17 +132,23 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def draw_convolutions(
-    name: str, model: keras.Model, pixels: PixelReader, subset: Subset, channels: int
+    name: str,
+    model: keras.Model,
+    pixels: PixelReader,
+    subset: Subset,
+    classes: tuple[str, str],
+    channels: int,
 ) -> None:
-    """Draw what a CNN looks for, and what it finds in the first cat and the first dog."""
+    """Draw what a CNN looks for, and what it finds in the first image of each class."""
     kernels = convolutions.kernels_to_rgb(convolutions.first_kernels(model))
     explanations.draw_filters(name, kernels, picture(f"{name}_filters"))
     both = examples.first_of_each_class(subset.labels, 2)
-    images, labels = pixels[subset.rows[both]], subset.labels[both]
+    images = pixels[subset.rows[both]]
+    shown = [classes[int(label)] for label in subset.labels[both]]
     maps = convolutions.feature_maps(model, images)
     chosen = [convolutions.select_distinct_channels(each, channels) for each in maps]
     path = picture(f"{name}_feature_maps")
-    explanations.draw_feature_maps(name, images, labels, maps, chosen, path)
+    explanations.draw_feature_maps(name, images, shown, maps, chosen, path)
 
 
 def draw_heat_maps(
@@ -137,6 +156,7 @@ def draw_heat_maps(
     cams: dict[str, GradCam],
     pixels: PixelReader,
     subset: Subset,
+    classes: tuple[str, str],
     settings: Evaluate,
 ) -> None:
     """Draw where all models looked: in each one's worst and best, and in the same images."""
@@ -147,6 +167,7 @@ def draw_heat_maps(
             images,
             [subset.names[place] for place in places],
             subset.labels[places],
+            classes,
             {name: cam(images) for name, cam in cams.items()},
             {name: found[places] for name, found in predictions.items()},
         )

@@ -3,7 +3,8 @@
 In: `data/raw/images.zip`.
 Out: `data/split/images.npy`, every usable image, uint8, N×size×size×3; `train.csv` and
 `validation.csv`, with the row, name and label of each image; `rejected.csv`, the images that
-cannot be used, and why; `metrics/split.json`.
+cannot be used, and why; `rehearsal.json`, what drawn images are trained with, or null;
+`metrics/split.json`.
 
 With `split.tuning`, `validation.csv` holds that many of the training images instead, and no table
 holds the validation images. So no later stage sees the images that judge at the end.
@@ -11,14 +12,13 @@ holds the validation images. So no later stage sees the images that judge at the
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, NamedTuple
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 
-from catsdogs import layout, params, stage
+from catsdogs import layout, params, runtime, stage
 from catsdogs.data.images import decode_archive
 from catsdogs.files import replacing, write_csv, write_json
-from catsdogs.layout import CLASSES
 from catsdogs.stage import UserError
 
 import numpy as np
@@ -36,6 +36,10 @@ class Split(params.Section):
     max_megapixels: Annotated[params.Real, Field(gt=0, le=178)]
     seed: params.Seed
 
+    def conflicts(self, name: str, sections: Mapping[str, Any]) -> Iterator[str]:
+        if self.tuning >= self.train:
+            yield f"{name}.tuning should be less than {name}.train, of which it is a part"
+
     @property
     def judge(self) -> str:
         """The side that later stages measure the models by."""
@@ -45,27 +49,35 @@ class Split(params.Section):
 class Picture(NamedTuple):
     row: int
     name: str
-    label: int  # the position of its class in CLASSES
+    label: int  # the position of its class in `data.classes`
     digest: bytes  # equal for images with the same pixels
 
 
 def main() -> None:
-    split = params.load("split", Split)
-    if split.tuning >= split.train:
-        raise UserError("split.tuning should be less than split.train, of which it is a part")
+    params.check()
+    split, classes = params.load("split", Split), params.load_classes()
+    is_drawn = params.load_text("data.source") == layout.SAMPLE
+    rehearsal = params.load("rehearsal", runtime.Rehearsal).model_dump() if is_drawn else None
     with replacing(layout.PIXELS) as part:
-        pictures, rejected = decode(split, part)
+        pictures, rejected = decode(split, classes, part)
         write_csv(layout.REJECTED, ["name", "reason"], rejected)
         sides = draw(pictures, split)
     # In the order of the draw, so that the first hundred are a fair sample of all.
     for path, side in ((layout.TRAIN, "train"), (layout.VALIDATION, split.judge)):
         rows = [(picture.row, picture.name, picture.label) for picture in sides[side]]
         write_csv(path, ["row", "name", "label"], rows)
-    report(split, pictures, sides, len(rejected))
+    write_json(layout.REHEARSAL, rehearsal)
+    report(split, classes, pictures, sides, len(rejected))
 
 
-def decode(split: Split, target: Path) -> tuple[list[Picture], list[tuple[str, str]]]:
-    """Write the pixels of every usable image, in the archive's order; return also the unusable."""
+def decode(
+    split: Split, classes: tuple[str, str], target: Path
+) -> tuple[list[Picture], list[tuple[str, str]]]:
+    """Write the pixels of every usable image, in the archive's order; return also the unusable.
+
+    Raises:
+        UserError: the archive was made for other classes.
+    """
     pictures: list[Picture] = []
     rejected: list[tuple[str, str]] = []
     with target.open("wb") as file:
@@ -78,7 +90,10 @@ def decode(split: Split, target: Path) -> tuple[list[Picture], list[tuple[str, s
                 continue
             pixels = result.tobytes()
             file.write(pixels)
-            label = CLASSES.index(name.partition("/")[0])
+            kind = name.partition("/")[0]
+            if kind not in classes:
+                raise UserError(f"{layout.ARCHIVE} has the class {kind}: run `dvc repro`")
+            label = classes.index(kind)
             digest = hashlib.blake2b(pixels, digest_size=16).digest()
             pictures.append(Picture(len(pictures), name, label, digest))
         file.seek(0)
@@ -139,7 +154,7 @@ def hold_out(
 
 def take(groups: Iterable[Sequence[Picture]], per_class: int) -> Iterator[Picture]:
     """Take whole groups, of those that fit, until each class has its number of images."""
-    left = Counter(dict.fromkeys(range(len(CLASSES)), per_class))
+    left = Counter(dict.fromkeys((0, 1), per_class))
     for group in groups:
         labels = Counter(picture.label for picture in group)
         if labels <= left:
@@ -148,14 +163,28 @@ def take(groups: Iterable[Sequence[Picture]], per_class: int) -> Iterator[Pictur
 
 
 def report(
-    split: Split, pictures: Sequence[Picture], sides: dict[str, list[Picture]], rejected: int
+    split: Split,
+    classes: tuple[str, str],
+    pictures: Sequence[Picture],
+    sides: dict[str, list[Picture]],
+    rejected: int,
 ) -> None:
     counts = {side: len(drawn) for side, drawn in sides.items()}
     copies = Counter(picture.digest for picture in pictures).values()
+    usable, used = (
+        {
+            kind: sum(picture.label == label for picture in each)
+            for label, kind in enumerate(classes)
+        }
+        for each in (pictures, [picture for drawn in sides.values() for picture in drawn])
+    )
+    unused = {kind: usable[kind] - used[kind] for kind in classes}
     metrics = {
         **counts,
         "judged_by": split.judge,
         "asked": {side: getattr(split, side) for side in sides},
+        "used": used,
+        "unused": unused,
         "rejected": rejected,
         "duplicate_groups": sum(count > 1 for count in copies),
         "exact_copies": len(pictures) - len(copies),
@@ -169,6 +198,9 @@ def report(
             f"fewer than the {split.train:,} and {split.validation:,} asked for: there are "
             f"{len(pictures):,} usable images, {rejected:,} were rejected"
         )
+    if any(unused.values()):
+        many = " and ".join(f"{count:,} {kind}" for kind, count in unused.items() if count)
+        print(f"{many} images go unused: every side has as many of one class as of the other")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Stage `train_augmented`: the network of `train_basic`, each image augmented anew at each step.
 
 In: the split. Out: `models/train_augmented.keras` and `.json`; the curves and the notebook's two
-figures in `plots/training`; `metrics/train_augmented.json`.
+figures in `plots/training`.
 """
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from catsdogs import params, stage
 from catsdogs.data.augmentation import Augmentation
@@ -15,6 +18,10 @@ class TrainAugmented(loop.Settings):
     dense: params.Layers
     initializer: cnn.Initializer
     augmentation: Augmentation
+
+    def conflicts(self, name: str, sections: Mapping[str, Any]) -> Iterator[str]:
+        yield from super().conflicts(name, sections)
+        yield from cnn.too_small(name, self.filters, sections)
 
 
 def main() -> None:

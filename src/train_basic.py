@@ -1,8 +1,11 @@
 """Stage `train_basic`: the notebook's small CNN on the photographs as they are.
 
 In: the split. Out: `models/train_basic.keras` and `.json`; the curves and the notebook's two
-figures in `plots/training`; `metrics/train_basic.json`.
+figures in `plots/training`.
 """
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from catsdogs import params, stage
 from catsdogs.models import cnn
@@ -13,6 +16,10 @@ class TrainBasic(loop.Settings):
     filters: params.Layers
     dense: params.Layers
     initializer: cnn.Initializer
+
+    def conflicts(self, name: str, sections: Mapping[str, Any]) -> Iterator[str]:
+        yield from super().conflicts(name, sections)
+        yield from cnn.too_small(name, self.filters, sections)
 
 
 def main() -> None:

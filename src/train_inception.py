@@ -4,13 +4,14 @@ If `fine_tuning.above` says so, a second phase trains the trunk's upper blocks w
 small rate.
 
 In: the split, and the trunk's weights. Out: `models/train_inception.keras` and `.json`; the curves
-and the notebook's two figures in `plots/training`; `metrics/train_inception.json`.
+and the notebook's two figures in `plots/training`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from catsdogs import params, stage
 from catsdogs.data.augmentation import Augmentation
@@ -35,9 +36,26 @@ class TrainInception(loop.Settings):
     dense: params.Layers
     dropout: params.Share
     views: Annotated[params.Whole, Field(ge=0, le=10_000)]
-    cache_gb: Annotated[params.Real, Field(gt=0)]
     fine_tuning: FineTuning
     augmentation: Augmentation
+
+    def conflicts(self, name: str, sections: Mapping[str, Any]) -> Iterator[str]:
+        yield from super().conflicts(name, sections)
+        above = self.fine_tuning.above
+        if above != "none" and inception.BLOCKS.index(above) >= inception.BLOCKS.index(self.cut):
+            yield (
+                f"{name}.fine_tuning.above is {above}, and nothing of the trunk is above it: "
+                f"name a block below {name}.cut, which is {self.cut}, or none"
+            )
+        if "split" in sections and sections["split"].image_size < inception.SMALLEST:
+            yield (
+                f"split.image_size is {sections['split'].image_size} and InceptionV3 "
+                f"({name}) needs at least {inception.SMALLEST}"
+            )
+
+    def phases(self) -> dict[str, loop.Phase]:
+        second = {} if self.fine_tuning.above == "none" else {"fine_tuning": self.fine_tuning}
+        return super().phases() | {f"{key}.epochs": phase for key, phase in second.items()}
 
     def files(self) -> list[Path]:
         file = weights.locate(self.weights)
@@ -93,7 +111,7 @@ def fit(
     """
     settings, batches = training.settings, training.batches(training.settings.augmentation)
     folded = inception.with_scaling(inception.fold(trunk))
-    cache = FeatureCache(folded, training.runtime, settings.cache_gb)
+    cache = FeatureCache(folded, training.runtime, training.runtime.cache_gb)
     views = settings.views
     seen = BoundedViews(batches, cache, views) if views else CachedFeatures(batches, cache)
     training.fit(model, seen, CachedFeatures(training.validation(), cache), phase)

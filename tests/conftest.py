@@ -39,7 +39,8 @@ ARTIFACT_PATHS = {
 TINY = {
     "data": {"sample_images": 60},
     "split": {"image_size": 76},
-    "runtime": {"rehearsal": {"steps": 1}, "checkpoint_steps": 1},
+    "rehearsal": {"steps": 1},
+    "local": {"checkpoint_steps": 1},
     "train_basic": {"filters": [4, 4], "dense": [8]},
     "train_augmented": {"filters": [4, 4], "dense": [8]},
     "train_inception": {"dense": [8], "untrained": {"statistics_batches": 1}},
@@ -354,3 +355,25 @@ def tensorflow():
     from catsdogs import runtime
 
     runtime.pin(runtime.Runtime("tensorflow", "float32", 2, True, "AVX2", 1), seed=1)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A store without runs: MLflow takes seconds to make its tables."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    from catsdogs.tracking import store
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        store.connect()
+    return path
+
+
+@pytest.fixture
+def client(monkeypatch, tmp_path, empty_store):
+    """A client of MLflow's, of a store of this test's own."""
+    from catsdogs.tracking import store
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, tmp_path)}")
+    return store.connect()

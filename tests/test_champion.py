@@ -1,7 +1,5 @@
 """Which models compete to be the champion, and which file of one is given the name."""
 
-import shutil
-
 from catsdogs.commands import champion, predict
 from catsdogs.stage import UserError
 from catsdogs.tracking import store
@@ -9,23 +7,6 @@ from catsdogs.tracking import store
 import pytest
 
 IMAGES = {"data.md5": "pixels", "data.validation.md5": "table"}
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """A store without runs: MLflow takes seconds to make its tables."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
-        store.connect()
-    return path
-
-
-@pytest.fixture
-def client(monkeypatch, tmp_path, empty):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty, tmp_path)}")
-    return store.connect()
 
 
 def evaluated(client, name, accuracy, **changed):
@@ -38,16 +19,26 @@ def evaluated(client, name, accuracy, **changed):
     return client.get_run(run)
 
 
-def stored(client, run, status):
+@pytest.fixture
+def folder(tmp_path):
+    """Where a model's file is, before MLflow gets it."""
+    (tmp_path / "model/data").mkdir(parents=True)
+    return tmp_path / "model/data"
+
+
+def stored(client, run, status, folder, files=True):
     name = run.data.tags[store.MODEL_TAG]
     model = client.create_logged_model(
         run.info.experiment_id, "model", run.info.run_id, {store.MODEL_TAG: name}
     )
     client.finalize_logged_model(model.model_id, status)
+    if files:
+        (folder / "train.keras").write_text(name)
+        client.log_model_artifacts(model.model_id, str(folder.parent))
     return model.model_id
 
 
-def test_only_the_same_images_in_the_same_pixels_compare(client):
+def test_only_the_same_images_in_the_same_pixels_compare(client, folder):
     other = {"data.md5": "another sample's"}, {"data.validation.md5": "another seed's"}
     for run in (
         evaluated(client, "good", 0.7),
@@ -55,7 +46,7 @@ def test_only_the_same_images_in_the_same_pixels_compare(client):
         evaluated(client, "other pixels", 0.9, **other[0]),
         evaluated(client, "other images", 0.9, **other[1]),
     ):
-        stored(client, run, "READY")
+        stored(client, run, "READY", folder)
     assert set(champion.SAME_IMAGES) == set(IMAGES)
     found = champion.find(client, IMAGES)
     assert [run.info.run_name for run in found] == ["better", "good"]
@@ -69,15 +60,18 @@ def test_a_model_of_somebody_elses_is_not_asked(monkeypatch, tmp_path):
         predict.download("models:/theirs/1")
     (tmp_path / "interpolation").write_text("nearest")
     found = predict.download("models:/ours/1")
-    assert found == (tmp_path / "model.keras", "nearest")
+    assert found == (tmp_path / "model.keras", "nearest", ("cat", "dog")), "of an earlier commit"
+    (tmp_path / "classes").write_text("grey wolf\nfox")
+    assert predict.download("models:/ours/2")[2] == ["grey wolf", "fox"]
 
 
-def test_a_model_that_is_not_stored_whole_is_not_registered(client):
+def test_a_model_that_is_not_stored_whole_is_not_registered(client, folder):
     best = evaluated(client, "best", 0.9)
     evaluated(client, "lost", 1.0)
-    stored(client, best, "FAILED")
+    stored(client, best, "FAILED", folder)
+    stored(client, best, "READY", folder, files=False)  # or they were deleted
     assert champion.find(client, IMAGES) == []
-    whole = stored(client, best, "READY")
+    whole = stored(client, best, "READY", folder)
     (found,) = champion.find(client, IMAGES)
     assert champion.register(client, found).source == f"models:/{whole}"
     assert champion.register(client, found).version == 1, "once"

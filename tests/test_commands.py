@@ -2,13 +2,15 @@
 
 import importlib
 import inspect
+import os
+import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 from catsdogs import stage
-from catsdogs.commands import cli, experiments, search, verify
+from catsdogs.commands import cli, experiments, programs, search, verify
 from catsdogs.stage import UserError
 
 import pytest
@@ -16,7 +18,15 @@ import yaml
 from conftest import REPOSITORY
 
 COMMANDS = {
-    "predict": {"predict a.jpg b.jpg --model basic": ((Path("a.jpg"), Path("b.jpg")), "basic")},
+    "predict": {
+        "predict a.jpg b.jpg --model basic": (("a.jpg", "b.jpg"), "basic", False),
+        "predict --json https://example.org/a.jpg -": (
+            ("https://example.org/a.jpg", "-"),
+            None,
+            True,
+        ),
+    },
+    "demo": {"demo": (7860,), "demo --port 0": (0,)},
     "sync": {"sync": ((),), "sync HEAD wide": (("HEAD", "wide"),)},
     "champion": {"champion": ()},
     "experiments": {"experiments": ()},
@@ -120,6 +130,39 @@ def test_a_users_error_is_one_line_and_an_error_of_the_code_is_not_hidden(monkey
 def test_the_installed_command_is_this_one():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"catsdogs": f"{cli.__name__}:{cli.main.__name__}"}
+
+
+@pytest.mark.parametrize("printed", [1, 100_000])
+def test_a_reader_who_has_seen_enough_ends_a_command_quietly(printed):
+    """As `| head -1` does: while the command prints, or when Python flushes at its end."""
+    code = "from catsdogs.commands import cli, predict\n"
+    code += f"predict.main = lambda *_: [print('a line') for _ in range({printed})]\n"
+    code += "import sys; sys.argv = ['catsdogs', 'predict', 'a.jpg']; cli.main()"
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY / "src",
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_the_advice_of_another_program_is_told_to_its_end():
+    advice = "fatal: dubious ownership\nTo add an exception, call:\n\n\tgit config safe.directory"
+    with pytest.raises(UserError) as error:
+        programs.output("sh", "-c", f"echo noise >&2; printf '%s' '{advice}' >&2; exit 1")
+    told = "dubious ownership To add an exception, call: git config safe.directory"
+    assert str(error.value) == f"sh -c echo noise >&2; printf '%s' '{advice}' >&2; exit 1: {told}"
+
+
+def test_only_a_page_is_cut_and_shows_it():
+    assert stage.one_line("a\n b " * 100) == " ".join(["a b"] * 100)
+    page = stage.one_line("word " * 1000)
+    assert len(page) <= 2000 and page.endswith("word …")
 
 
 def test_the_help_waits_for_no_large_package():

@@ -116,6 +116,8 @@ def read_parameters(path: Path) -> set[str]:
     text = path.read_text()
     read = set(re.findall(r'params\.load(?:_text)?\("([\w.]+)"', text))
     read |= {"evaluate"} if "params.load_models(" in text else set()
+    if "params.load_classes(" in text and "data" not in read:
+        read |= {"data.classes"}
     for section in re.findall(r'loop\.begin\("(\w+)"', text):
         read |= {section} | read_parameters(PACKAGE / "training/loop.py")
     if re.search(r"\bruntime\.(load|pin_for_inference)\(", text):
@@ -125,7 +127,9 @@ def read_parameters(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_parameters_are_declared_where_they_are_read(stage):
-    assert set(PIPELINE["stages"][stage]["params"]) == read_parameters(script(stage))
+    """But for `local`, which changes no result. `params.check` reads all, and gives nothing."""
+    read = read_parameters(script(stage)) - {"local"}
+    assert set(PIPELINE["stages"][stage]["params"]) == read
 
 
 def test_modules_of_stages_read_no_parameters_but_by_two_helpers():
@@ -136,7 +140,17 @@ def test_modules_of_stages_read_no_parameters_but_by_two_helpers():
 
 def test_every_parameter_is_read_by_a_stage():
     declared = {name for stage in PIPELINE["stages"].values() for name in stage["params"]}
-    assert set(PARAMS) == {name for name in declared if "." not in name}
+    assert set(PARAMS) == {name for name in declared if "." not in name} | {"local"}
+
+
+def test_what_changes_no_result_outdates_no_training():
+    """`rehearsal` reaches the trainings by a file of the split, which is empty for photographs."""
+    for stage in STAGES:
+        declared = set(PIPELINE["stages"][stage]["params"])
+        assert "local" not in declared
+        if stage.startswith("train_") or stage == "evaluate":
+            assert declared - {"data.classes"} == {stage, "runtime"}
+            assert layout.REHEARSAL.as_posix() in PIPELINE["stages"][stage]["deps"]
 
 
 def test_every_parameter_has_its_reason_beside_it():
@@ -156,10 +170,33 @@ def test_outputs_have_the_names_that_the_stage_gives_them(stage):
     if stage.startswith("train_"):
         figures = {layout.curve_figure(stage, quantity) for quantity in ("accuracy", "loss")}
         paths = {layout.model(stage), layout.facts(stage), layout.curves(stage), *figures}
-        assert {path.as_posix() for path in paths} < set(outs)
+        assert {path.as_posix() for path in paths} <= set(outs)
     for path, options in outs.items():
-        in_git = path.startswith("metrics/") or path == layout.ALL_CURVES.as_posix()
+        is_text = path.endswith((".json", ".csv", ".md"))
+        of_model = stage == "evaluate" or stage.startswith("train_")
+        is_metric = of_model and path == layout.metrics(stage).as_posix()
+        in_git = is_metric or (stage == "compare" and is_text)
         assert options.get("cache", True) is not in_git, path
+
+
+def test_only_what_people_compare_is_a_metric():
+    metrics = [out for stage in PIPELINE["stages"].values() for out in stage.get("metrics", [])]
+    stages = [name for name in STAGES if name.startswith("train_")] + ["evaluate"]
+    assert metrics == [{f"metrics/{name}.json": {"cache": False}} for name in stages]
+
+
+def test_what_computes_models_outdates_them():
+    """And its versions are those that are installed."""
+    versions = (REPOSITORY / "versions.txt").read_text().splitlines()
+    names = {line.partition("==")[0] for line in versions}
+    assert names >= {"tensorflow", "keras", "numpy", "opencv-python-headless", "jax", "jaxlib"}
+    for file in ("requirements.txt", "requirements-dev.txt", "requirements-gpu.txt"):
+        pins = {line.partition(" ")[0] for line in (REPOSITORY / file).read_text().splitlines()}
+        known = {line.partition("==")[0] for line in pins}
+        assert {line for line in versions if line.partition("==")[0] in known} <= pins, file
+    for stage in STAGES:
+        computes = stage.startswith("train_") or stage == "evaluate"
+        assert ("versions.txt" in PIPELINE["stages"][stage]["deps"]) is computes
 
 
 @pytest.mark.parametrize("stage", STAGES)

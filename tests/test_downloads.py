@@ -213,7 +213,7 @@ def run_download(tmp_path, monkeypatch):
 
     def run(source, **changes):
         values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-        merge(values, {"data": {"source": source, "sample_images": 20}, **changes})
+        merge(merge(values, {"data": {"source": source, "sample_images": 20}}), changes)
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
         download.main()
         with zipfile.ZipFile("data/raw/images.zip") as stored:
@@ -235,6 +235,213 @@ def test_microsoft(server, run_download, monkeypatch):
 def test_a_url(server, run_download):
     server.files["/mine.zip"] = archive_of(lambda kind, number: f"train/{kind}.{number}.jpg")
     assert len(run_download(f"{server.url}/mine.zip")) == 12
+
+
+def test_other_classes(server, run_download):
+    server.files["/mine.zip"] = archive_of(
+        lambda kind, number: f"{ {'cat': 'Wolves', 'dog': 'fox'}[kind] }/{number}.jpg"
+    )
+    names = run_download(f"{server.url}/mine.zip", data={"classes": ["wolf", "fox"]})
+    assert {name.partition("/")[0] for name in names} == {"wolf", "fox"}
+
+
+@pytest.mark.parametrize("source", ["sample", "microsoft", "kaggle"])
+def test_sources_of_cats_and_dogs_have_no_other_classes(run_download, source):
+    said = f"data.source {source} holds the classes cat and dog, .* wolf and fox: set it to"
+    with pytest.raises(UserError, match=said):
+        run_download(source, data={"classes": ["wolf", "fox"]})
+
+
+def test_dogs_may_come_first(run_download):
+    assert len(run_download("sample", data={"classes": ["dog", "cat"]})) == 20
+
+
+PAGE = b"<html><body>Sign in to continue</body></html>"
+
+
+def answer(content, code=200, **headers):
+    """Answers with a content, and without what tells versions apart unless it is given."""
+
+    def send(request):
+        request.send_response(code)
+        for name, value in {"Content-Length": len(content), **headers}.items():
+            request.send_header(name.replace("_", "-"), str(value))
+        request.end_headers()
+        request.wfile.write(content)
+
+    return send
+
+
+def archive(seed):
+    return archive_of(lambda kind, number: f"{kind}s/{seed}-{number}.jpg")
+
+
+def seeds(names):
+    return {name.partition("/")[2].partition("-")[0] for name in names}
+
+
+def test_a_page_to_sign_in_is_not_kept(server, run_download, tmp_path):
+    url = f"{server.url}/pets.zip"
+    server.answers = [answer(PAGE)]
+    with pytest.raises(UserError, match=f"{url} is a web page, perhaps to sign in: download"):
+        run_download(url)
+    assert not kept(tmp_path / ".cache")
+    server.files["/pets.zip"] = archive(1)
+    assert seeds(run_download(url)) == {"1"}
+
+
+def test_a_page_that_was_kept_is_fetched_again(server, run_download, tmp_path):
+    server.files["/pets.zip"] = archive(1)
+    run_download(f"{server.url}/pets.zip")
+    (path,) = (tmp_path / ".cache").glob("*.zip")
+    path.write_bytes(PAGE)
+    assert seeds(run_download(f"{server.url}/pets.zip")) == {"1"}
+
+
+@pytest.mark.parametrize(
+    "version", [{}, {"ETag": 'W/"{}"'}, {"Last_Modified": "Thu, 0{} Jan 1970 00:00:00 GMT"}]
+)
+def test_what_changed_at_its_source_is_fetched_again(server, run_download, version):
+    """Without the mark of a version, whatever comes is taken; its length says nothing."""
+
+    def marked(seed, **more):
+        marks = {name: value.format(seed) for name, value in version.items()}
+        return answer(archive(seed), **marks)
+
+    url = f"{server.url}/pets.zip"
+    for seed in (1, 2):
+        server.answers = [marked(seed)]
+        assert seeds(run_download(url)) == {str(seed)}
+    marks = {name.replace("_", "-"): value.format(1) for name, value in version.items()}
+    asked = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
+    for name, value in marks.items():
+        assert server.requests[1][2][asked[name]] == value
+
+
+@pytest.mark.parametrize("same", [answer(b"", 304), answer(archive(1), ETag='"1"')])
+def test_what_did_not_change_is_not_fetched_again(server, run_download, tmp_path, same):
+    """Even if the server ignores the question."""
+    server.answers = [answer(archive(1), ETag='"1"'), same]
+    run_download(f"{server.url}/pets.zip")
+    (path,) = (tmp_path / ".cache").glob("*.zip")
+    before = path.stat().st_mtime_ns
+    assert seeds(run_download(f"{server.url}/pets.zip")) == {"1"}
+    assert path.stat().st_mtime_ns == before
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("failure", [answer(PAGE), status(403), None])
+def test_what_cannot_be_asked_for_is_used_as_it_is(server, run_download, capsys, failure):
+    """A page, an address whose time is up, no network: and it is said."""
+    server.files["/pets.zip"] = archive(1)
+    run_download(f"{server.url}/pets.zip")
+    server.answers = [failure]
+    server.files.clear()
+    if failure is None:
+        server.close()
+    capsys.readouterr()
+    assert seeds(run_download(f"{server.url}/pets.zip")) == {"1"}
+    assert "this run uses what was downloaded before" in capsys.readouterr().out
+
+
+def test_a_damaged_archive_is_not_kept(server, run_download, tmp_path):
+    """A server that does not say how long a file is, or has the damage itself."""
+    damaged = bytearray(archive(1))
+    damaged[len(damaged) // 2] ^= 255
+    server.answers = [answer(bytes(damaged), ETag='"1"')]
+    server.files["/pets.zip"] = archive(2)
+    with pytest.raises(UserError, match=r"is damaged .* the next run downloads it"):
+        run_download(f"{server.url}/pets.zip")
+    assert not list((tmp_path / ".cache").glob("*.zip"))
+    assert seeds(run_download(f"{server.url}/pets.zip")) == {"2"}
+
+
+@pytest.mark.parametrize(
+    "query", ["token=hush", "a=b&X-Amz-Signature=hush", "sig=hush", "apikey=hush", "#key=hush"]
+)
+def test_a_secret_in_an_address_is_refused(server, run_download, query):
+    with pytest.raises(UserError, match=r"holds a secret, .* write \$NAME in its place") as error:
+        run_download(f"{server.url}/pets.zip?{query}")
+    assert "hush" not in str(error.value)
+    assert not server.requests
+
+
+@pytest.mark.parametrize("source", ["s3://me:hush@pets?key=hush", "http://[hush?key=hush"])
+def test_another_address_is_one_line_without_its_secrets(run_download, source):
+    with pytest.raises(UserError, match=r"http and https are known|not an address") as error:
+        run_download(source)
+    assert "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "failure", [None, status(403), answer(b"", 302, Location="x:/hush/?hush")]
+)
+def test_a_secret_in_a_variable_stays_there(
+    server, run_download, monkeypatch, tmp_path, capfd, failure
+):
+    server.files["/hush/pets.zip"] = archive(1)
+    server.answers = [failure]
+    source = f"{server.url}/$PETS_PATH/pets.zip?a=b&token=${{PETS_TOKEN}}"
+    with pytest.raises(UserError, match="names \\$PETS_PATH, but no environment variable"):
+        run_download(source)
+    monkeypatch.setenv("PETS_PATH", "hush")
+    monkeypatch.setenv("PETS_TOKEN", "hush-hush")
+    said = ""
+    try:
+        run_download(source)
+        assert failure is None
+    except UserError as error:
+        said = str(error)
+        assert failure and "\n" not in said
+    assert server.requests[0][1] == "/hush/pets.zip?a=b&token=hush-hush"
+    assert "hush" not in said + "".join(capfd.readouterr())
+    for path in tmp_path.rglob("*"):
+        assert "hush" not in str(path)
+        assert path.is_dir() or b"hush" not in path.read_bytes()
+
+
+def test_a_name_and_password_come_from_netrc(server, run_download, monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hush\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server.files["/pets.zip"] = archive(1)
+    run_download(f"{server.url}/pets.zip")
+    assert server.requests[0][2]["Authorization"] == "Basic bWU6aHVzaA=="
+
+
+def test_what_was_done_with_the_files_is_counted(run_download, tmp_path, capsys):
+    files = {f"a/{kind}s/{i}.jpg": f"{kind}{i}" for i in range(12) for kind in ("cat", "dog")}
+    files |= {f"b/{name}": content for name, content in files.items()}
+    files |= {"b/a/cats/0.jpg": "another", "c/cats/9.jpg": "dog9", "c/cats/1.heic": "?"}
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as packed:
+        for name, content in files.items():
+            packed.writestr(name, content)
+    run_download(str(tmp_path / "pets.zip"))
+    metrics = json.loads((tmp_path / "metrics/download.json").read_text())
+    assert metrics["images"] == {"cat": 14, "dog": 12}
+    assert metrics["left_out"] == {"count": 1, "first": ["c/cats/1.heic"]}
+    assert metrics["copies"]["count"] == 23
+    assert len(metrics["copies"]["first"]) == 10
+    assert metrics["contradictions"]["first"] == ["a/dogs/9.jpg", "c/cats/9.jpg"]
+    assert metrics["renamed"] == {
+        "count": 4,
+        "first": ["a/cats/0.jpg", "a/cats/9.jpg", "b/a/cats/0.jpg", "c/cats/9.jpg"],
+    }
+    out = capsys.readouterr().out
+    assert "14 cat and 12 dog images; 1 other files left out (1 .heic)" in out
+    assert "23 files left out as copies of files in another folder: b/a/cats/1.jpg, " in out
+    assert "2 images have the bytes of one of the other class: look at them: a/dogs/9.jpg" in out
+
+
+@pytest.mark.parametrize(
+    "source", ["~/my photos (1)/pets=2,v1.zip", "https://h.org/p.zip?a=b&token=$TOKEN", "a{b}[c]"]
+)
+def test_any_source_can_be_set_as_the_pages_show(tmp_path, source):
+    from dvc.utils.hydra import apply_overrides
+
+    assert "-S 'data.source=\"~/my photos/" in (REPOSITORY / "README.md").read_text()
+    (tmp_path / "params.yaml").write_text("data:\n  source: sample\n")
+    apply_overrides(tmp_path / "params.yaml", [f'data.source="{source}"'])
+    assert yaml.safe_load((tmp_path / "params.yaml").read_text())["data"]["source"] == source
 
 
 @pytest.fixture

@@ -238,7 +238,8 @@ def test_the_best_model_is_named_and_answers(queued, tmp_path):
     image = tmp_path / "cat.jpg"
     image.write_bytes(photo(0, (100, 90)))
     predict = ("predict", "--model")
-    queued.change_params({"split": {"interpolation": "nearest"}})  # not what the model knows
+    unknown = {"split": {"interpolation": "nearest"}, "data": {"classes": ["wolf", "fox"]}}
+    queued.change_params(unknown)  # the model has its own
     answer = queued.catsdogs(*predict, "models:/catsdogs@champion", str(image)).stdout
     queued.git("checkout", "params.yaml")
     assert re.match(rf"{image}: (cat|dog) \d+\.\d%\n", answer)
@@ -366,7 +367,9 @@ def test_what_cannot_be_recorded_is_said_in_a_line(copy):
     assert "secret" not in result.stderr
     shutil.rmtree(copy.path / ".dvc" / "cache")
     result = copy.catsdogs("sync", "HEAD", check=False)
-    assert re.search(r"error: DVC's cache lacks \S+ of [0-9a-f]{7}: `dvc pull` it", result.stderr)
+    assert re.search(
+        r"error: DVC's cache lacks \S+ of [0-9a-f]{7}: `dvc repro` makes it", result.stderr
+    )
     (copy.path / "models" / "train_basic.keras").write_bytes(b"another")
     result = copy.catsdogs("sync", "workspace", check=False)
     assert "models/train_basic.keras is not what dvc.lock has: run `dvc repro`" in result.stderr
@@ -458,7 +461,7 @@ def test_results_of_experiments_can_be_kept_in_git_and_made_again(unkept):
     for name in names:
         checkout.run("dvc", "exp", "apply", name)
         made = pd.read_csv(checkout.path / "data/predictions.csv")
-        scores = json.loads((checkout.path / "metrics/evaluate.json").read_text())
+        scores = json.loads((checkout.path / "metrics/scores.json").read_text())
         for stage in STAGES:
             model = described[name]["models"][stage]
             answers = predictions[model["md5"]]

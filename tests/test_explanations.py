@@ -28,7 +28,7 @@ def test_mistakes_are_the_worst_first_and_no_hit_is_among_them():
     assert list(examples.worst_mistakes(LABELS, LABELS.astype(float), 4)) == []
 
 
-def test_hits_are_the_surest_half_of_them_cats():
+def test_hits_are_the_surest_half_of_each_class():
     assert list(examples.best_hits(LABELS, PROBABILITIES, 2)) == [4, 0]
     assert list(examples.best_hits(LABELS, PROBABILITIES, 60)) == [4, 1, 0, 5]
 
@@ -91,7 +91,7 @@ def test_any_number_of_convolutions(tensorflow, tmp_path, filters):
     assert np.allclose(signal, model(images.astype("float32")), atol=1e-6)
     chosen = [convolutions.select_distinct_channels(each, 8) for each in maps]
     path = tmp_path / "maps.png"
-    explanations.draw_feature_maps("train_basic", images, [0, 1], maps, chosen, path)
+    explanations.draw_feature_maps("train_basic", images, ["cat", "dog"], maps, chosen, path)
     assert size(path)[1] > 200 * len(filters)
 
 
@@ -253,6 +253,7 @@ def heat_maps(count, probability=0.5, models=MODELS):
         rng.integers(0, 256, (count, 40, 40, 3), np.uint8),
         [f"cat/{'long' * 60}_$x$.{place}.jpg" for place in range(count)],
         np.arange(count) % 2,
+        ("cat", "dog"),
         {stage: rng.random((count, 3, 3)) for stage in models},
         {stage: np.full(count, probability) for stage in models},
     )
@@ -271,16 +272,21 @@ def test_the_models_stand_beside_each_image_and_the_one_meant_first(tmp_path, ca
     answers = heat_maps(2, probability=0.75)
     explanations.draw_heat_maps("heading", answers, tmp_path / "looks.png", "train_augmented")
     cat, *models = captions[:4]
-    assert cat.endswith("$x$.0.jpg\na cat")
+    assert cat.endswith("$x$.0.jpg\ncat")
     assert models == [
         "AUGMENTED\nP(DOG) 0.750 ✗",
         "basic\nP(dog) 0.750 ✗",
         "inception\nP(dog) 0.750 ✗",
     ]
-    assert captions[4].endswith("a dog")
+    assert captions[4].endswith("\ndog")
     assert [caption[-1] for caption in captions[5:]] == ["✓"] * 3
-    explanations.draw_heat_maps("heading", answers, tmp_path / "looks.png")
-    assert captions[1].startswith("basic")
+    others = answers._replace(classes=("wolf", "fox"))
+    explanations.draw_heat_maps("heading", others, tmp_path / "looks.png")
+    assert captions[0].endswith("\nwolf")
+    assert captions[1] == "basic\nP(fox) 0.750 ✗"
+    others = answers._replace(classes=("golden retriever", "labrador retriever"))
+    explanations.draw_heat_maps("heading", others, tmp_path / "looks.png")
+    assert captions[1] == "basic\nP(labrador re…)\n0.750 ✗"
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
@@ -298,8 +304,10 @@ def test_any_number_of_models(tmp_path, captions, count):
 def test_cat_and_dog_show_the_same_channels(tmp_path, captions):
     images = np.zeros((2, 40, 40, 3), np.uint8)
     maps, channels = [np.ones((2, 5, 5, 9))], [np.array([3, 7])]
-    explanations.draw_feature_maps("train_basic", images, [0, 1], maps, channels, tmp_path / "m")
-    assert captions == ["a cat", "channel 3", "channel 7", "a dog", "channel 3", "channel 7"]
+    explanations.draw_feature_maps(
+        "train_basic", images, ["cat", "dog"], maps, channels, tmp_path / "m"
+    )
+    assert captions == ["cat", "channel 3", "channel 7", "dog", "channel 3", "channel 7"]
 
 
 def test_no_row_for_nobody(tmp_path):

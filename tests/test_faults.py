@@ -52,7 +52,7 @@ def test_no_room(copy, stage):
 
 def test_no_room_for_the_model(copy):
     """The checkpoints are left out, so that the figures are written and the model is not."""
-    copy.change_params({"runtime": {"checkpoint_steps": 1000}, "train_basic": {"dense": [99]}})
+    copy.change_params({"local": {"checkpoint_steps": 1000}, "train_basic": {"dense": [99]}})
     result = copy.script("train_basic", before=LIMIT.format(size=100_000), check=False)
     fails_in_one_line(result, "models/train_basic.keras", "make room and run again")
 
@@ -68,7 +68,7 @@ def test_a_full_disk(made, tmp_path):
     try:
         checkout = Checkout.__new__(Checkout)
         checkout.path = disk / "copy"
-        ignored = shutil.ignore_patterns(".git", ".dvc", "ml*", "split", "models", "docs")
+        ignored = shutil.ignore_patterns(".git", ".dvc", "ml*", "split", "*.keras", "docs")
         shutil.copytree(made.path, checkout.path, ignore=ignored)
         with contextlib.suppress(OSError), (disk / "ballast").open("wb") as ballast:
             while True:
@@ -251,7 +251,7 @@ def test_three_gigabytes_are_enough_for_25000_photographs(three_gigabytes, tmp_p
     checkout.change_params(
         {
             "data": {"source": str(PHOTOGRAPHS)},
-            "runtime": {"checkpoint_steps": 1},
+            "local": {"checkpoint_steps": 1},
             "train_inception": {**few, "weights": str(STAND_IN_WEIGHTS)},
         }
     )
@@ -272,6 +272,10 @@ def test_the_whole_is_not_written_where_a_part_fails(tmp_path):
         raise RuntimeError
     assert path.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
-    (tmp_path / ".part-1-a.txt").write_text("of a process that was killed")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f".part-{ended.pid}-a.txt").write_text("of a process that was killed")
+    (tmp_path / f".part-{os.getppid()}-a.txt").write_text("of a process that still writes it")
     write_text(Path(path), "after")
-    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+    left = sorted(file.name for file in tmp_path.iterdir())
+    assert left == [f".part-{os.getppid()}-a.txt", "a.txt"]

@@ -174,31 +174,36 @@ def test_yaml_is_loaded_safely_everywhere():
 def test_names_in_other_alphabets(tmp_path):
     names = ["Cat/кошка.jpg", "Cat/猫.jpg", "Dog/Hündchen 1.jpg", "Dog/كلب.jpg", "Dog/🐶.jpg"]
     for kind in ("a.zip", "a.tar"):
-        stored = store(
-            pack(tmp_path / kind, dict.fromkeys(names, b"1")), tmp_path / "o.zip", LIMITS
-        )
+        files = {name: name.encode() for name in names}
+        stored = store(pack(tmp_path / kind, files), tmp_path / "o.zip", LIMITS)
         assert stored.images == {"cat": 2, "dog": 3}
         assert {f"{name.lower()[:4]}{name[4:]}" for name in names} == set(read(tmp_path / "o.zip"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("Cat/1.jpg", "Cat/1.jpg"),
-        ("Cat/1.jpg", "cat/1.jpg"),
-        ("Cat/1.jpg", "cats/./1.jpg"),
-        ("Cat/1.jpg", "Cat//1.jpg"),
-        ("Cat/1.jpg", "Cat\\1.jpg"),
-        ("Cat/\u00e9.jpg", "Cat/e\u0301.jpg"),
-    ],
-)
-def test_names_that_collide(tmp_path, one, other):
+@pytest.mark.parametrize("other", ["Cat/1.jpg", "cat/1.jpg", "cats/./1.jpg", "Cat//1.jpg"])
+@pytest.mark.parametrize("equal", [True, False])
+def test_names_that_collide(tmp_path, other, equal):
+    """Equal files are stored once, and none of different ones is lost."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        for name in (one, other, "Dog/1.jpg"):
-            archive.writestr(name, name)
+        for number, name in enumerate(("Cat/1.jpg", other, "Cat\\1.jpg", "Dog/1.jpg")):
+            archive.writestr(name, "cat" if equal and number < 3 else str(number))
+    stored = store(tmp_path / "a.zip", tmp_path / "out.zip", LIMITS)
+    files = read(tmp_path / "out.zip")
+    assert len(set(files.values())) == len(files) == (2 if equal else 4)
+    assert len(stored.copies) == (2 if equal else 0)
+    assert all(name.startswith(("cat/", "dog/")) for name in files)
+
+
+def test_names_that_collide_whatever_is_done(tmp_path):
+    """Somebody knows how an image would be renamed, and has another of that name."""
+    files = {"Cat/é.jpg": b"1", "Cat/e\u0301.jpg": b"2", "Dog/1.jpg": b"3"}
+    store(pack(tmp_path / "a.zip", files), tmp_path / "out.zip", LIMITS)
+    renamed = [name for name in read(tmp_path / "out.zip") if name.startswith("cat/")]
+    assert all(re.fullmatch(r"cat/é-[0-9a-f]{32}\.jpg", name) for name in renamed)
+    files[renamed[0]] = b"4"
     with pytest.raises(UserError, match="would both be cat/"):
-        store(tmp_path / "a.zip", tmp_path / "out.zip", LIMITS)
+        store(pack(tmp_path / "b.zip", files), tmp_path / "out.zip", LIMITS)
 
 
 def test_a_link_in_a_zip(tmp_path):
@@ -299,9 +304,8 @@ def test_a_tar_that_is_made_to_do_harm(tmp_path, content, said, suffix):
 
 def test_more_entries_than_a_plain_zip_can_hold(tmp_path):
     names = [f"train/{kind}.{number}.jpg" for kind in ("cat", "dog") for number in range(33_000)]
-    stored = store(
-        pack(tmp_path / "a.zip", dict.fromkeys(names, b"1")), tmp_path / "out.zip", LIMITS
-    )
+    files = {name: name.encode() for name in names}
+    stored = store(pack(tmp_path / "a.zip", files), tmp_path / "out.zip", LIMITS)
     assert stored.images == {"cat": 33_000, "dog": 33_000}
 
 

@@ -2,6 +2,8 @@ import multiprocessing
 import os
 import signal
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from io import BytesIO
@@ -42,9 +44,13 @@ def test_pixels_are_rgb_bytes_squashed_to_a_square():
     assert pixels.dtype == np.uint8
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "MPO"])
+@pytest.mark.parametrize(
+    "kind",
+    "AVIF BMP DDS DIB GIF ICO IM JPEG JPEG2000 MPO PCX PNG PPM QOI SGI TGA TIFF WEBP".split(),  # noqa: SIM905
+)
 def test_every_format(kind):
-    assert is_plain(read(encode(plain("RGB", RED), kind)), RED, 4)
+    """Of those in `images.FORMATS` that Pillow can write in colour."""
+    assert is_plain(read(encode(plain("RGB", RED, (32, 32)), kind)), RED, 4)
 
 
 def test_cmyk():
@@ -115,6 +121,9 @@ def bomb(width, height):
     ("content", "reason"),
     [
         (b"", "the file is empty"),
+        (b"\0\0\0\x1cftypheic" + bytes(99), "in a known format, but HEIC: convert it to JPEG"),
+        (b"<html>404</html>", "not an image in a known format, but a web page or SVG"),
+        (encode(plain("LAB", 0), "TIFF"), "colours in LAB, which Pillow does not convert"),
         (b"I am a text that somebody named cat.7.jpg", "not an image in a known format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image in a known format"),
         (photo(0, (300, 300))[:2000], "damaged: image file is truncated"),
@@ -154,6 +163,58 @@ def test_workers_start_in_every_way(tmp_path, method):
     for (_, pixels), content in zip(decoded, photos, strict=True):
         assert np.array_equal(pixels, read(content, interpolation="bilinear"))
     assert empty == ("cat/empty.jpg", "the file is empty")
+
+
+SCARCE = """
+import joblib, resource, sys
+from pathlib import Path
+from catsdogs import stage
+from catsdogs.data import images
+
+def main():
+    joblib.cpu_count = lambda: int(sys.argv[1])
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + 230 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    list(images.decode_archive(Path("images.zip"), 16, "bilinear", 100))
+
+stage.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF"])
+def test_too_little_memory_stops_the_stage(tmp_path, kind, workers):
+    """It is no property of an image. WebP's and AVIF's decoders take it for damage."""
+    small, large = (encode(plain("RGB", RED, size), kind) for size in ((40, 40), (9000, 9000)))
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for number in range(200):
+            archive.writestr(f"cat/{number}.x", large if number == 130 else small)
+    command = [sys.executable, "-c", SCARCE, str(workers)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    (said,) = [line for line in result.stderr.splitlines() if "error" in line]
+    assert "images.zip: cat/130.x: too little memory to decode an image: give more, or" in said
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_reader_without_memory_stops_the_stage(tmp_path, monkeypatch, workers):
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("the fault reaches a worker by a fork alone")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("cat/1.jpg", photo(1))
+
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("joblib.cpu_count", lambda: workers)
+    for place in ("catsdogs.data.images._opened", "PIL.Image.Image.resize"):
+        monkeypatch.setattr(place, fails)
+        with pytest.raises(UserError, match="too little memory to decode an image"):
+            list(images.decode_archive(tmp_path / "images.zip", 8, "nearest", 1))
+        monkeypatch.undo()
 
 
 def test_a_worker_that_is_killed_is_one_line(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ pathlib.Path.replace = replace
 
 
 def outputs(checkout, stage):
-    paths = [layout.model(stage), layout.facts(stage), layout.curves(stage), layout.metrics(stage)]
+    paths = [layout.model(stage), layout.facts(stage), layout.curves(stage)]
     paths += [layout.curve_figure(stage, quantity) for quantity in ("accuracy", "loss")]
     return {path: (checkout.path / path).read_bytes() for path in paths}
 
@@ -145,7 +145,7 @@ def test_a_checkpoint_of_other_code_is_not_taken_up(copy):
 @pytest.mark.slow
 def test_how_often_checkpoints_are_written_does_not_part_them(copy):
     killed(copy, "train_basic", "state.npz", 4)
-    copy.change_params({"runtime": {"checkpoint_steps": 2}})
+    copy.change_params({"local": {"checkpoint_steps": 2}})
     assert "goes on after step 3 of 6" in copy.script("train_basic").stdout
     assert outputs(copy, "train_basic") == copy.unbroken["train_basic"]
 
@@ -181,7 +181,7 @@ def test_interruption_is_quick_and_one_line(copy, number):
 def test_a_training_without_a_checkpoint_has_one_run_too(copy):
     """Twice to its end, as if DVC had been killed before it recorded the first."""
     (copy.path / "dvc.lock").unlink()
-    copy.change_params({"runtime": {"checkpoint_steps": 1000}})
+    copy.change_params({"local": {"checkpoint_steps": 1000}})
     for _ in range(2):
         copy.script("train_basic", DVC_STAGE="train_basic")
     assert trainings(copy) == [("train_basic", "FINISHED")]

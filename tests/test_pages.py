@@ -89,6 +89,7 @@ def test_every_chart_is_drawn_in_the_order_of_dvc_yaml(charts):
         if isinstance(plot, dict)
     ]
     titles = [options["title"] for chart in plots for options in chart.values()]
+    titles = [title.replace("${data.classes[1]}", "dog") for title in titles]
     assert [chart["title"] for chart in charts] == titles
     assert len(titles) == 6 + len(MODELS)
 

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import download
 import evaluate
 import split
@@ -16,6 +20,8 @@ SECTIONS = {
     "data": download.Data,
     "split": split.Split,
     "runtime": runtime.Settings,
+    "rehearsal": runtime.Rehearsal,
+    "local": runtime.Local,
     "train_basic": train_basic.TrainBasic,
     "train_augmented": train_augmented.TrainAugmented,
     "train_inception": train_inception.TrainInception,
@@ -100,6 +106,52 @@ def test_what_is_wrong_is_named(tmp_path, section, change, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ["cat", "dog"],
+        ["Wolf", "arctic fox"],
+        ["0", "1"],
+        ["кошка", "собака"],
+        ["with_mask", "no-mask"],
+    ],
+)
+def test_two_classes(tmp_path, classes):
+    path = write(tmp_path, {"data": {"classes": classes}})
+    assert params.load_classes(path) == tuple(classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (["cat", "dog", "fox"], "is ['cat', 'dog', 'fox'] but should list two classes"),
+        (["cat"], "should list two classes"),
+        ("cat, dog", "should list two classes"),
+        (None, "should list two classes"),
+        (["cat", ""], "letters, digits, spaces, - and _"),
+        (["cat", " "], "letters, digits"),
+        (["cat", "dog "], "letters, digits"),
+        (["cat", "dog/a"], "letters, digits"),
+        (["cat", ".."], "letters, digits"),
+        (["cat", "x" * 41], "letters, digits"),
+        ([0, 1], "in quotes where YAML reads no text"),
+        ([True, False], "in quotes"),
+        (["object", "class"], "none of them `class`"),
+        (["cat", "Cat"], "differ in more than case"),
+        (["fox", "foxes"], "a plural"),
+        (["wolves", "wolf"], "a plural"),
+        (["hot dog", "hot_dog"], "spaces"),
+    ],
+)
+def test_what_is_no_two_classes_is_one_line(tmp_path, classes, said):
+    path = write(tmp_path, {"data": {"classes": classes}})
+    with pytest.raises(UserError) as error:
+        params.load_classes(path)
+    assert str(error.value).startswith(f"{path}: data.classes is ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_missing_key_is_named(tmp_path):
     values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     del values["split"]["seed"]
@@ -131,6 +183,113 @@ def test_a_broken_file_is_one_line(tmp_path, text, said):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="run from the repository's root"):
         params.load("split", split.Split, tmp_path / "params.yaml")
+
+
+INCEPTION_AND_CNNS = [
+    "split.image_size is 20, of which the 3 convolutions of train_basic.filters leave nothing",
+    "split.image_size is 20, of which the 3 convolutions of train_augmented.filters leave nothing",
+    "split.image_size is 20 and InceptionV3 (train_inception) needs at least 75",
+]
+TUNED = {"above": "mixed6", "epochs": 2}
+PHOTOGRAPHS = {"data": {"source": "photographs.zip"}}
+LATER = "fine_tuning.above is mixed7, and nothing of the trunk is above it: name a block below"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"split": {"image_size": 20}}, INCEPTION_AND_CNNS),
+        ({"split": {"tuning": 20000}}, ["split.tuning should be less than split.train"]),
+        (
+            {"train_basic": {"warmup_steps": 1500}},
+            ["train_basic.warmup_steps is 1500 but should be less than the 1500 steps of"],
+        ),
+        ({"train_basic": {"warmup_steps": 1499}}, []),
+        (
+            {"train_inception": {"warmup_steps": 200, "fine_tuning": TUNED}},
+            ["the 200 steps of train_inception.fine_tuning.epochs"],
+        ),
+        ({"train_inception": {"warmup_steps": 199, "fine_tuning": TUNED}}, []),
+        ({"train_inception": {"fine_tuning": {"above": "mixed7"}}}, [LATER]),
+        ({"train_inception": {"fine_tuning": {"above": "mixed9"}}}, ["above is mixed9"]),
+        ({"runtime": {"precision": "bfloat16", "cpu_isa": "AVX2"}}, []),
+        (
+            {"runtime": {"precision": "bfloat16", "cpu_isa": "AVX2"}, **PHOTOGRAPHS},
+            ["runtime.precision bfloat16 needs instructions that runtime.cpu_isa AVX2 forbids"],
+        ),
+        (
+            {"evaluate": {"models": ["train_basic", "train_basik"]}},
+            ["evaluate.models has train_basik, which is no training stage: did you mean train_"],
+        ),
+        (
+            {"data": {"classes": ["cat"], "source": "a.zip"}},
+            ["data.classes is ['cat'] but should list two classes"],
+        ),
+        (
+            {"data": {"classes": ["fox", "wolf"]}},
+            ["data.source sample holds the classes cat and dog, but data.classes has fox and"],
+        ),
+        ({"train_other": {"seed": 1}}, ["train_other has no src/train_other.py with a class Tr"]),
+        (
+            {"split": {"tuning": 3}, "train_basic": {"epochs": 0, "dens": [1]}, "local": {}}
+            | {"train_inception": {"cut": "mixed11"}, "compare": {"significance": 2}},
+            [
+                "split.tuning is 3",
+                "train_basic.epochs is 0",
+                "train_basic.dens is unknown",
+                "local.checkpoint_steps is missing",
+                "local.cache_gb is missing",
+                "train_inception.cut is 'mixed11'",
+                "compare.significance is 2",
+            ],
+        ),
+    ],
+)
+def test_all_that_can_be_known_wrong_is_said_at_once(tmp_path, changes, said):
+    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    values = {section: {} for section in changes} | values  # one may be new
+    if changes.get("local") == {}:
+        values["local"] = {}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(merge(values, changes)))
+    if not said:
+        return params.check(path)
+    with pytest.raises(UserError) as error:
+        params.check(path)
+    for problem in said:
+        assert problem in str(error.value)
+    assert str(error.value).count(";") == len(said) - 1
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stage", ["download", "split", "train_basic", "evaluate"])
+def test_whichever_stage_runs_first_refuses_what_a_later_one_would(checkout, stage):
+    checkout.change_params(
+        {"train_inception": {"fine_tuning": {"above": "mixed9"}}, "compare": {"significance": 7}}
+    )
+    result = checkout.script(stage, check=False)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "error: params.yaml: compare.significance is 7" in line
+    assert "; train_inception.fine_tuning.above is mixed9" in line
+    assert not (checkout.path / "data").exists()
+
+
+def test_a_look_at_the_other_sections_leaves_no_module_behind():
+    """Else an edit of another stage would make a training begin anew after a kill."""
+    loaded = "{name for name in sys.modules if name.startswith(('catsdogs', 'evaluate', 'down'))}"
+    code = f"import sys, train_basic; from catsdogs import params; before = {loaded}\n"
+    code += f"params.check(); print(*{loaded} - before, 'tensorflow' in sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": "src"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout == "False\n"
 
 
 def test_a_wrong_section_stops_a_stage_before_it_touches_anything(checkout):

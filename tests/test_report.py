@@ -37,10 +37,10 @@ def comparison(right=(400, 405, 480), differ=(False, True, True), **changes) -> 
             "accuracy": count / IMAGES,
             "accuracy_low": count / IMAGES - 0.0123,
             "accuracy_high": count / IMAGES + 0.0117,
-            "cats_right": count - 200,
-            "cats_wrong": 60 + number,
-            "dogs_right": 200,
-            "dogs_wrong": 50 - number,
+            "cat_right": count - 200,
+            "cat_wrong": 60 + number,
+            "dog_right": 200,
+            "dog_wrong": 50 - number,
         }
         last_epoch[name] = {"val_loss": 0.3011 * number, "val_accuracy": 0.3107 * number}
         facts[name] = {
@@ -72,6 +72,7 @@ def comparison(right=(400, 405, 480), differ=(False, True, True), **changes) -> 
         "left_out": {"count": 12, "first": ["one.txt", "two.txt"]},
     }
     told = Comparison(
+        classes=("cat", "dog"),
         drawn=False,
         download=download,
         split=split | {"rejected": 34, "duplicate_groups": 56, "exact_copies": 78},
@@ -275,6 +276,27 @@ def test_a_rehearsal_is_called_one(pictures):
     assert f"This was a rehearsal. {said}" in untrained
     assert said in report.table(earnest)
     assert "drawn by the program" not in untrained
+
+
+def test_it_speaks_of_the_classes_that_there_are(pictures):
+    told = comparison()
+    for score in told.scores.values():
+        for verdict in ("right", "wrong"):
+            score[f"hot dog_{verdict}"] = score.pop(f"cat_{verdict}")
+            score[f"salad_{verdict}"] = score.pop(f"dog_{verdict}")
+    told.download["images"] = {"hot dog": 1249, "salad": 1251}
+    page = Elements(report.page(replace(told, classes=("hot dog", "salad")))).text
+    for said in (
+        "Hot dog or salad: the models compared",
+        "precision (salad)",
+        "hot dog wrong 61 62 63",
+        "salad right 200 200 200",
+        "gives a P(salad) of 0.7, for example, 70% are of the class salad",
+        "1,249 hot dog, 1,251 salad",
+        "480 of 500 validation images right",
+    ):
+        assert said in page
+    assert not re.search(r"\bcats?\b|(?<!hot )\bdogs?\b", page, re.IGNORECASE)
 
 
 def test_hostile_text_is_text(pictures):

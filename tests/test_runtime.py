@@ -1,15 +1,20 @@
 """What trainings compute with: instructions, threads, 16 bits, and Keras on JAX."""
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 
-from catsdogs import layout, runtime
+from catsdogs import layout, params, runtime
+from catsdogs.files import write_json
 from catsdogs.runtime import Runtime
 from catsdogs.stage import UserError
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from PIL import Image
 from test_interruptions import KILLER, outputs, remove_outputs
 
@@ -41,8 +46,9 @@ def test_the_instructions_are_those_that_processor_and_limit_allow(
 def test_drawn_images_have_conditions_of_their_own(
     checkout, monkeypatch, source, threads, cpu_isa, steps
 ):
-    checkout.change_params({"data": {"source": source}, "runtime": {"rehearsal": {"steps": 0.13}}})
+    rehearsal = {"steps": 0.13, "threads": 2, "cpu_isa": "AVX2"} if source == "sample" else None
     monkeypatch.chdir(checkout.path)
+    write_json(layout.REHEARSAL, rehearsal)
     monkeypatch.setattr(runtime, "_cpu_count", lambda: 5)
     loaded = runtime.load()
     assert (loaded.threads, loaded.cpu_isa, loaded.steps) == (threads, cpu_isa, steps)
@@ -51,12 +57,61 @@ def test_drawn_images_have_conditions_of_their_own(
 def test_a_limit_that_forbids_16_bits_is_lifted_for_a_rehearsal_only(checkout, monkeypatch):
     monkeypatch.chdir(checkout.path)
     checkout.change_params({"runtime": {"precision": "bfloat16", "cpu_isa": "AVX2"}})
+    write_json(layout.REHEARSAL, {"steps": 1, "threads": 2, "cpu_isa": "AVX2"})
+    params.check()
     assert runtime.load().cpu_isa == "native"
     checkout.change_params({"data": {"source": "photographs.zip"}})
+    write_json(layout.REHEARSAL, None)
     with pytest.raises(UserError, match=r"bfloat16 needs instructions that runtime.cpu_isa AVX2"):
-        runtime.load()
+        params.check()
     checkout.change_params({"runtime": {"cpu_isa": "AVX512_CORE"}})
+    params.check()
     assert runtime.load().cpu_isa == "AVX512_CORE"
+
+
+SHOW_KERAS = """
+import os, keras
+print("shown", keras.config.image_data_format(), keras.config.floatx(), keras.config.epsilon(),
+      keras.config.max_epochs(), keras.config.max_steps_per_epoch(), keras.config.is_nnx_enabled(),
+      *sorted(os.environ.keys() & {"XLA_FLAGS", "TF_ENABLE_MKL_NATIVE_FORMAT", "JAX_ENABLE_X64"}))
+"""
+PIN = "from catsdogs import runtime; runtime.pin(runtime.Runtime('tensorflow', 'float32', 2, {}))"
+
+
+def test_nothing_that_the_user_has_set_reaches_the_computation(tmp_path):
+    written = {"floatx": "float16", "epsilon": 0.1, "image_data_format": "channels_first"}
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras/keras.json").write_text(json.dumps(written | {"backend": "jax"}))
+    foreign = {
+        "HOME": str(tmp_path),
+        "KERAS_BACKEND": "torch",
+        "KERAS_MAX_EPOCHS": "1",
+        "KERAS_MAX_STEPS_PER_EPOCH": "1",
+        "KERAS_NNX_ENABLED": "true",
+        "XLA_FLAGS": "--xla_cpu_enable_fast_math=true",
+        "TF_ENABLE_MKL_NATIVE_FORMAT": "1",
+        "JAX_ENABLE_X64": "1",
+    }
+    code = PIN.format("True, 'AVX2'") + SHOW_KERAS
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")} | foreign
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    )
+    assert said.stdout == "shown channels_last float32 1e-07 None None False\n"
+    assert json.loads((tmp_path / ".keras/keras.json").read_text())["epsilon"] == 0.1
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_a_notebooks_backend_draws_no_figure(tmp_path, backend):
+    code = "from catsdogs.reporting import figures; from pathlib import Path\n"
+    code += "figures.save(figures.new(), Path('figure.png'))"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
+    for number, variables in enumerate(({}, {"MPLBACKEND": backend})):
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment | variables, check=True
+        )
+        (tmp_path / "figure.png").rename(tmp_path / f"{number}.png")
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
 
 
 @pytest.mark.usefixtures("tensorflow")

@@ -9,14 +9,15 @@ from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
 MODELS = ["train_basic", "train_augmented", "train_inception"]
+CLASSES = ("grey wolf", "fox")
 LABELS = np.array([0, 0, 0, 1, 1, 1, 1, 0])
 PROBABILITIES = np.array([0.1, 0.4, 0.6, 0.9, 0.8, 0.3, 0.5, 0.2])
 
 
 def test_scores_worked_out_by_hand():
-    result = scores.score(LABELS, PROBABILITIES, 0.95, 10)
-    assert (result["cats_right"], result["cats_wrong"]) == (3, 1)
-    assert (result["dogs_right"], result["dogs_wrong"]) == (3, 1)
+    result = scores.score(LABELS, PROBABILITIES, CLASSES, 0.95, 10)
+    assert (result["grey wolf_right"], result["grey wolf_wrong"]) == (3, 1)
+    assert (result["fox_right"], result["fox_wrong"]) == (3, 1)
     assert result["accuracy"] == result["precision"] == result["recall"] == result["f1"] == 0.75
     assert result["brier"] == pytest.approx(np.mean((PROBABILITIES - LABELS) ** 2), abs=1e-6)
     likelihoods = np.where(LABELS, PROBABILITIES, 1 - PROBABILITIES)
@@ -30,7 +31,7 @@ def test_wilsons_interval_is_the_published_one():
     labels = np.array([0] + [1] * 262)
     probabilities = np.full(263, 0.2)
     probabilities[1:81] = 0.8
-    result = scores.score(labels, probabilities, 0.95, 10)
+    result = scores.score(labels, probabilities, CLASSES, 0.95, 10)
     assert result["accuracy"] == pytest.approx(81 / 263, abs=1e-6)
     assert result["accuracy_low"] == pytest.approx(0.2553, abs=5e-5)
     assert result["accuracy_high"] == pytest.approx(0.3662, abs=5e-5)
@@ -64,21 +65,34 @@ def test_calibration_counts_images_in_the_bins_that_its_curve_has():
 
 
 def test_confusions_are_counted():
-    table = scores.confusion(np.array([0, 0, 0, 1]), np.array([0.1, 0.5, 0.9, 0.7]))
+    table = scores.confusion(np.array([0, 0, 0, 1]), np.array([0.1, 0.5, 0.9, 0.7]), CLASSES)
     assert table.to_dict("list") == {
-        "actual": ["cat", "cat", "dog", "dog"],
-        "predicted": ["cat", "dog", "cat", "dog"],
+        "actual": ["grey wolf", "grey wolf", "fox", "fox"],
+        "predicted": ["grey wolf", "fox", "grey wolf", "fox"],
         "images": [1, 2, 0, 1],
     }
 
 
+def test_each_class_has_its_own_mistakes():
+    result = scores.score(
+        np.array([0, 0, 0, 1]), np.array([0.1, 0.5, 0.9, 0.7]), CLASSES, 0.95, 10
+    )
+    found = {name: result[name] for name in list(result)[-4:]}
+    assert found == {
+        "grey wolf_right": 1,
+        "grey wolf_wrong": 2,
+        "fox_right": 1,
+        "fox_wrong": 0,
+    }
+
+
 def test_a_sure_mistake_costs_what_keras_says():
-    result = scores.score(np.array([0, 1]), np.array([1.0, 1.0]), 0.95, 10)
+    result = scores.score(np.array([0, 1]), np.array([1.0, 1.0]), CLASSES, 0.95, 10)
     assert result["loss"] == pytest.approx(-np.log(1e-7) / 2, rel=1e-5)
 
 
 def test_one_class_only_predicted_gives_numbers():
-    result = scores.score(LABELS, np.full(8, 0.1), 0.95, 10)
+    result = scores.score(LABELS, np.full(8, 0.1), CLASSES, 0.95, 10)
     assert result["precision"] == result["f1"] == 0.0
 
 

@@ -5,10 +5,15 @@ import re
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 from catsdogs.commands import search
+from catsdogs.data.batches import Subset
 from catsdogs.stage import UserError
+from catsdogs.training import loop
 
+import dvc.api
+import numpy as np
 import pytest
 from conftest import CATSDOGS, REPOSITORY
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -46,12 +51,13 @@ def test_a_search_that_is_stopped_goes_on_and_runs_each_trial_once(copy):
         "for-each-ref", "--format=%(refname)", "refs/exps/*/*/search-*"
     ).split()
     assert reference.endswith(f"/{good}"), "and no other experiment is left"
-    metrics = json.loads(copy.git("show", f"{reference}:metrics/train_basic.json"))
+    facts = dvc.api.read("models/train_basic.json", repo=str(copy.path), rev=reference)
+    metrics = json.loads(facts)["last_epoch"]
     assert trials[good] == f"{RATE}=0.001: val_accuracy {metrics['val_accuracy']}"
     assert f"the best is {good}, val_accuracy {metrics['val_accuracy']} on tuning" in printed
     assert f"dvc exp apply {good}\n" in printed
     assert f"dvc exp run -S split.tuning=0 -S {RATE}=0.001\n" in printed
-    split = json.loads(copy.git("show", f"{reference}:metrics/split.json"))
+    split = json.loads(dvc.api.read("metrics/split.json", repo=str(copy.path), rev=reference))
     assert (split["judged_by"], split["tuning"], split["train"]) == ("tuning", 16, 32)
     assert copy.git("status", "--porcelain") == ""
 
@@ -185,7 +191,9 @@ def test_a_split_that_cannot_be_ends_the_search(monkeypatch, copy):
     monkeypatch.chdir(copy.path)
     for name, value in copy.environment().items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"dvc exp run: split\.tuning should be less than"):
+    with pytest.raises(
+        UserError, match=r"dvc exp run: params.yaml: split\.tuning should be less than"
+    ):
         search.begin(asking(f"{RATE}=1,2", tuning=20000))
 
 
@@ -201,7 +209,7 @@ def test_a_trial_that_was_run_with_other_settings_is_not_taken(monkeypatch):
     """Played: a trial before it had failed, and another follows now that it has not."""
     written = {
         "params.yaml": "train_basic: {learning_rate: 1e-05, dense: [64, 256]}",
-        "metrics/train_basic.json": '{"val_accuracy": 0.5}',
+        "models/train_basic.json": '{"last_epoch": {"val_accuracy": 0.5}}',
     }
     monkeypatch.setattr(search, "_states", lambda: {"a": None})
     monkeypatch.setattr(search.dvc.api, "read", lambda path, rev: written[path])
@@ -210,6 +218,23 @@ def test_a_trial_that_was_run_with_other_settings_is_not_taken(monkeypatch):
     for other in ([f"{RATE}=1e-04", same[1]], [same[0], "train_basic.dense=[64]"]):
         with pytest.raises(UserError, match="a was run with train_basic"):
             list(search.run_experiments({"a": other}, asking()))
+
+
+def test_every_image_that_is_set_aside_judges(monkeypatch):
+    commands = []
+    monkeypatch.setattr(search, "output", lambda *command: commands.append(command) or "")
+    monkeypatch.setattr(search, "_states", lambda: {} if not commands else {"a": "Failed"})
+    list(search.run_experiments({"a": [f"{RATE}=1"]}, asking(tuning=4000)))
+    assert "--set-param=train_basic.validation_steps=0" in commands[0]
+    assert "--set-param=split.tuning=4000" in commands[0]
+    settings = SimpleNamespace(batch_size=32, validation_steps=0)
+    rows = np.arange(4001)
+    monkeypatch.setattr(loop, "read_subset", lambda _: Subset(rows, [], rows))
+    monkeypatch.setattr(loop, "PixelReader", lambda _: np.zeros((1, 2, 2, 3)))
+    batches = loop.Training.validation(SimpleNamespace(settings=settings))
+    assert len(batches.rows) == 4001
+    settings.validation_steps = 50
+    assert len(loop.Training.validation(SimpleNamespace(settings=settings)).rows) == 1600
 
 
 def test_the_comparison_says_that_tuning_images_judged(copy):

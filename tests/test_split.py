@@ -3,6 +3,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import split
+from catsdogs import layout, params
 from catsdogs.data.batches import PixelReader
 from catsdogs.data.images import decode
 from catsdogs.files import read_csv, write_zip
@@ -18,13 +19,16 @@ from conftest import REPOSITORY, photo
 def run_split(tmp_path, monkeypatch):
     """Run the stage on an archive of the given files; return its tables and metrics."""
 
-    def run(files, **changes):
+    def run(files, source="sample", classes=("cat", "dog"), **changes):
         monkeypatch.chdir(tmp_path)
         values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
         values["split"] |= {"image_size": 16, **changes}
+        values["data"] |= {"source": source, "classes": list(classes)}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
         archive = tmp_path / "data/raw/images.zip"
         write_zip(archive, [(name, lambda name=name: files[name]) for name in sorted(files)])
+        # Such small images are too small for the trainings.
+        monkeypatch.setattr(params, "check", lambda: None)
         split.main()
         folder = tmp_path / "data/split"
         tables = {path.stem: read_csv(path) for path in folder.glob("*.csv")}
@@ -60,6 +64,14 @@ def test_counts_are_exact_and_balanced(run_split):
     assert not set(names(tables["train"])) & set(names(tables["validation"]))
 
 
+def test_labels_are_the_positions_of_the_classes(run_split):
+    tables, _ = run_split(pictures(20), classes=("dog", "cat"), train=20, validation=10)
+    for line in tables["train"] + tables["validation"]:
+        assert line["name"].startswith(("dog", "cat")[int(line["label"])])
+    with pytest.raises(UserError, match=r"images\.zip has the class cat: run `dvc repro`"):
+        run_split(pictures(20), classes=("wolf", "dog"))
+
+
 def test_fewer_images_shrink_both_sides_in_proportion(run_split, capsys):
     tables, metrics = run_split(pictures(25), train=20000, validation=5000)
     assert (len(tables["train"]), len(tables["validation"])) == (40, 10)
@@ -80,6 +92,22 @@ def test_the_smaller_class_decides(run_split):
     tables, _ = run_split(files, train=20000, validation=5000)
     assert sorted(labels(tables["train"])) == [0] * 8 + [1] * 8
     assert sorted(labels(tables["validation"])) == [0] * 2 + [1] * 2
+
+
+def test_unused_images_are_said_and_counted(run_split, capsys):
+    files = pictures(40)
+    for number in range(30):
+        del files[f"dog/{number}.jpg"]
+    _, metrics = run_split(files)
+    assert metrics["used"] == {"cat": 10, "dog": 10}
+    assert metrics["unused"] == {"cat": 30, "dog": 0}
+    assert "30 cat images go unused: every side has as many" in capsys.readouterr().out
+    _, metrics = run_split(pictures(20), train=20, validation=10, tuning=4)
+    assert metrics["unused"] == {"cat": 5, "dog": 5}
+    assert "5 cat and 5 dog images go unused" in capsys.readouterr().out
+    _, metrics = run_split(pictures(15), train=20, validation=10)
+    assert metrics["unused"] == {"cat": 0, "dog": 0}
+    assert "unused" not in capsys.readouterr().out
 
 
 def test_the_same_seed_draws_the_same_and_another_does_not(run_split):
@@ -154,7 +182,6 @@ def test_fewer_images_shrink_tuning_in_proportion(run_split):
 @pytest.mark.parametrize(
     ("tuning", "problem"),
     [
-        (20000, "split.tuning should be less than split.train"),
         (3, "split.tuning is 3 but should be a multiple of 2"),
         (-2, "split.tuning is -2 but should be greater than or equal to 0"),
         (2, "50 usable images in data/raw/images.zip are too few for split.tuning"),
@@ -163,6 +190,15 @@ def test_fewer_images_shrink_tuning_in_proportion(run_split):
 def test_tuning_that_cannot_be_drawn_is_one_line(run_split, tuning, problem):
     with pytest.raises(UserError, match=problem):
         run_split(pictures(25), tuning=tuning)
+
+
+def test_the_conditions_of_drawn_images_go_with_them(run_split, tmp_path):
+    """And those of photographs stay the same, whatever the section `rehearsal` says."""
+    run_split(pictures(20))
+    asked = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["rehearsal"]
+    assert json.loads((tmp_path / layout.REHEARSAL).read_text()) == asked
+    run_split(pictures(20), source="photographs.zip")
+    assert (tmp_path / layout.REHEARSAL).read_text() == "null\n"
 
 
 def test_broken_images_are_left_out_with_their_reason(run_split):

@@ -150,7 +150,7 @@ class Results:
         for stage in MODELS:
             here = [self.accuracy(experiment, stage) for experiment in ("notebook-1", "better-1")]
             if stage == "train_inception":
-                here = [f"{number}, stand-in weights" for number in here]
+                here = [f"{number}, weights that had seen unknown photographs" for number in here]
             longer = self.accuracy(LONG[stage], stage) if stage in LONG else ""
             yield [layout.title(stage), f"{NOTEBOOK[stage]['val_accuracy']:.4f}", *here, longer]
 

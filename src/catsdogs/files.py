@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 
 
@@ -24,11 +26,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and rename it to `path` when the block ends well.
 
     The temporary name keeps the suffix, because some writers choose the format by it. If a killed
-    process has left such a file, it is removed.
+    process has left such a file, it is removed; that of a living process stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
-        left.unlink(missing_ok=True)
+        if not psutil.pid_exists(int(left.name.split("-")[1])):
+            left.unlink(missing_ok=True)
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         yield part

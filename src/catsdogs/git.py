@@ -1,12 +1,36 @@
 """Git, asked from the working directory."""
 
+import os
+import re
 import subprocess
 
+from catsdogs.stage import UserError
 
-def git(*arguments: str) -> str:
-    """Return what a Git command prints; nothing if it fails or Git is not installed."""
+
+def git(*arguments: str, optional: bool = False) -> str:
+    """Return what a Git command prints; nothing if it fails, as outside of a repository.
+
+    Args:
+        arguments: of the command.
+        optional: whether Git may be missing; then nothing is returned.
+
+    Raises:
+        UserError: Git is not installed, or refuses the checkout of another user.
+    """
+    environment = os.environ | {"LC_ALL": "C"}  # its messages are read here
+    command = ["git", *arguments]
     try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment
+        )
     except FileNotFoundError:
-        return ""
+        if optional:
+            return ""
+        raise UserError("Git is not installed, and this needs it: install it") from None
+    if "dubious ownership" in result.stderr:
+        advice = re.search(r"git config .*safe\.directory .*", result.stderr)
+        raise UserError(
+            "this checkout belongs to another user, so Git refuses it: "
+            f"`{advice[0] if advice else 'git status'}` lets it"
+        )
     return result.stdout.strip()

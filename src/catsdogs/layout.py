@@ -1,20 +1,34 @@
 """What everything is called and where it is: what passes between the stages, and what stays."""
 
 import os
+import re
+import unicodedata
 from pathlib import Path
 
-CLASSES = ("cat", "dog")  # the position is the label
+# The classes of the sample, of the public archives, and of all that is older than `data.classes`.
+CATS_AND_DOGS = ("cat", "dog")
+# How words and their plurals end.
+PLURALS = (
+    ("", "s"),
+    *((end, f"{end}es") for end in ("s", "x", "z", "ch", "sh", "o")),
+    *(("y", "ies"), ("f", "ves"), ("fe", "ves"), ("man", "men")),
+    *(("child", "children"), ("mouse", "mice"), ("person", "people")),
+)
+
+SAMPLE = "sample"  # the `data.source` of drawn images
 
 ARCHIVE = Path("data/raw/images.zip")
 PIXELS = Path("data/split/images.npy")
 TRAIN = Path("data/split/train.csv")
 VALIDATION = Path("data/split/validation.csv")
 REJECTED = Path("data/split/rejected.csv")
+REHEARSAL = Path("data/split/rehearsal.json")
 MODELS = Path("models")
 TRAINING_PLOTS = Path("plots/training")
 PREDICTIONS = Path("data/predictions.csv")
 SCORE_CURVES = Path("plots/evaluate/curves")
 PICTURES = Path("plots/evaluate/pictures")
+SCORES = Path("metrics/scores.json")
 COMPARISON = Path("metrics/compare.md")
 ALL_CURVES = Path("plots/compare.csv")
 ALL_CURVES_FIGURE = Path("plots/compare.png")
@@ -25,14 +39,30 @@ REPORT = Path("plots/report.html")
 # that stays. What is not a stage's output belongs there.
 ROOT = Path(os.environ.get("DVC_ROOT", ".")).absolute()
 DOWNLOADS = ROOT / ".cache" / "downloads"
-FEATURES = Path(os.environ.get("CATSDOGS_FEATURES") or ROOT / ".cache" / "features")
-CHECKPOINTS = Path(os.environ.get("CATSDOGS_CHECKPOINTS") or ROOT / ".cache" / "checkpoints")
+FEATURES = ROOT / (os.environ.get("CATSDOGS_FEATURES") or ".cache/features")
+CHECKPOINTS = ROOT / (os.environ.get("CATSDOGS_CHECKPOINTS") or ".cache/checkpoints")
 TRACKING_STORE = ROOT / "mlflow.db"
 
 
 def resolve(path: str) -> Path:
     """A path that a parameter holds: relative to the checkout, or absolute, or below `~`."""
     return ROOT / os.path.expanduser(path)  # noqa: PTH111  Path's own raises for an unknown user
+
+
+def plain(name: str) -> str:
+    """A name in the form in which names are compared: `Hot_Dog` is `hot dog`."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name).casefold()).strip()
+
+
+def spellings(name: str) -> set[str]:
+    """Return a class's name, plain, in the singular and the plural, whichever it is in."""
+    word = plain(name)
+    found = {word}
+    for singular, plural in PLURALS:
+        for ending, other in ((singular, plural), (plural, singular)):
+            if word.endswith(ending):
+                found.add(word.removesuffix(ending) + other)
+    return found - {""}
 
 
 def title(stage: str) -> str:
@@ -46,7 +76,7 @@ def model(stage: str) -> Path:
 
 
 def facts(stage: str) -> Path:
-    """What a model is and how it was trained: settings, steps, number of parameters."""
+    """What a model is and how it was trained: settings, steps, parameters, the last epoch."""
     return MODELS / f"{stage}.json"
 
 

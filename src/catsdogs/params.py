@@ -1,22 +1,37 @@
 """`params.yaml`, read and checked section by section.
 
-A stage's script declares the keys of its section and their ranges, as a subclass of `Section`.
+A stage's script declares the keys of its section and their ranges, as a subclass of `Section`. The
+class has the script's name: `TrainBasic` is that of `src/train_basic.py`.
 """
 
 import difflib
 import math
+import pkgutil
+import re
 import reprlib
-from collections.abc import Mapping
+import sys
+import unicodedata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from catsdogs.stage import UserError
+from catsdogs import layout
+from catsdogs.stage import UserError, one_line
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 PARAMS = Path("params.yaml")
-SECTIONS = ("data", "split", "runtime", "evaluate", "compare")  # and one for each training stage
+# The class of each section, but for those of training stages.
+SECTIONS = {
+    "data": "download:Data",
+    "split": "split:Split",
+    "runtime": "catsdogs.runtime:Settings",
+    "rehearsal": "catsdogs.runtime:Rehearsal",
+    "local": "catsdogs.runtime:Local",
+    "evaluate": "evaluate:Evaluate",
+    "compare": "compare:Compare",
+}
 
 
 def number(value: Any) -> Any:
@@ -39,10 +54,23 @@ Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Layers = Annotated[list[Annotated[Whole, Field(ge=1, le=65_536)]], Field(min_length=1)]
 
 
+# The name of a class. The answers of a served model have a column `class` already.
+CLASS = re.compile(r"(?!class$)[^\W_]([\w -]{0,38}\w)?")
+
+
 class Section(BaseModel):
     """The keys of a section. All of them are required, and no other is allowed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    def conflicts(self, name: str, sections: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what cannot be, though each value is in its range.
+
+        Args:
+            name: that of this section.
+            sections: those sections of `params.yaml` whose values are in their ranges.
+        """
+        yield from ()
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -55,13 +83,65 @@ def load(section: str, model: type[SectionT], path: Path = PARAMS) -> SectionT:
         UserError: the file cannot be read, or something in the section is missing, unknown,
             of a wrong type or out of range.
     """
-    values = read(path).get(section)
+    found = _validate(section, model, read(path))
+    if isinstance(found, str):
+        raise UserError(f"{path}: {found}")
+    return found
+
+
+def check(path: Path = PARAMS) -> None:
+    """Check the whole of `params.yaml`, before a stage spends time on a part of it.
+
+    No output comes from this. So DVC is not told that a stage looks at the sections of others, and
+    the classes of those are imported by name, which makes their modules no `deps`.
+
+    Raises:
+        UserError: the file cannot be read, or something is wrong; this has all of it.
+    """
+    document = read(path)
+    before = set(sys.modules)
+    sections: dict[str, Section] = {}
+    problems = []
+    for name in [*SECTIONS, *_trainings(document)]:
+        try:
+            found = _validate(name, _class(name), document)
+        except (ImportError, AttributeError) as error:
+            if error.name not in (name, _class_name(name)):
+                raise
+            found = f"{name} has no src/{name}.py with a class {_class_name(name)}"
+        if isinstance(found, str):
+            problems.append(found)
+        else:
+            sections[name] = found
+    # A checkpoint depends on the project's modules that are loaded: not on other stages'.
+    for module in set(sys.modules) - before:
+        if module.startswith("catsdogs.") or module in {*document, "download"}:
+            del sys.modules[module]
+    for name, section in sections.items():
+        problems += section.conflicts(name, sections)
+    problems += _wrong_classes(document) if "data" in sections else []
+    problems += _wrong_models(document) if "evaluate" in sections else []
+    if problems:
+        raise UserError(f"{path}: {'; '.join(problems)}")
+
+
+def _validate(section: str, model: type[SectionT], document: Mapping[str, Any]) -> SectionT | str:
+    """Return a section, or what is wrong with it."""
+    values = document.get(section)
     if not isinstance(values, dict):
-        raise UserError(f"{path}: the section `{section}` is missing or empty")
+        return f"the section `{section}` is missing or empty"
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(section, model, error)}") from None
+        return _explain(section, model, error)
+
+
+def _class(section: str) -> type[Section]:
+    return pkgutil.resolve_name(SECTIONS.get(section) or f"{section}:{_class_name(section)}")
+
+
+def _class_name(stage: str) -> str:
+    return stage.title().replace("_", "")
 
 
 def load_text(key: str, path: Path = PARAMS) -> str:
@@ -76,6 +156,35 @@ def load_text(key: str, path: Path = PARAMS) -> str:
     return value
 
 
+def load_classes(path: Path = PARAMS) -> tuple[str, str]:
+    """Read `data.classes`: the names of the two classes. The position of each is its label.
+
+    Raises:
+        UserError: the file cannot be read, or does not list two names that can be told apart.
+    """
+    document = read(path)
+    if problems := _wrong_classes(document):
+        raise UserError(f"{path}: {problems[0]}")
+    first, second = _find(document, "data.classes")
+    return unicodedata.normalize("NFC", first), unicodedata.normalize("NFC", second)
+
+
+def _wrong_classes(sections: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with `data.classes`."""
+    names = _find(sections, "data.classes")
+    problem = ""
+    if not isinstance(names, list) or len(names) != 2:
+        problem = "should list two classes, such as [cat, dog]"
+    elif not all(isinstance(name, str) and CLASS.fullmatch(name) for name in names):
+        problem = (
+            "should list two names of letters, digits, spaces, - and _, up to 40, in quotes where "
+            "YAML reads no text, and none of them `class`"
+        )
+    elif layout.spellings(names[0]) & layout.spellings(names[1]):
+        problem = "should list two names that differ in more than case, spaces or a plural"
+    return [f"data.classes is {reprlib.repr(names)} but {problem}"] if problem else []
+
+
 def load_models(path: Path = PARAMS) -> list[str]:
     """Read `evaluate.models`: the training stages that are compared, in the order of the tables.
 
@@ -83,16 +192,21 @@ def load_models(path: Path = PARAMS) -> list[str]:
         UserError: the file cannot be read, or the list is missing, empty or names no section.
     """
     sections = read(path)
-    models = _find(sections, "evaluate.models")
+    if problems := _wrong_models(sections):
+        raise UserError(f"{path}: {'; '.join(problems)}")
+    return _find(sections, "evaluate.models")
+
+
+def _wrong_models(sections: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with `evaluate.models`."""
+    models, trainings = _find(sections, "evaluate.models"), _trainings(sections)
     if not isinstance(models, list) or not models or len(set(map(str, models))) < len(models):
-        raise UserError(f"{path}: evaluate.models is {models!r} but should list training stages")
-    for name in models:
-        if name not in (trainings := _trainings(sections)):
-            raise UserError(
-                f"{path}: evaluate.models has {name}, which is no training stage"
-                f"{_known(name, trainings)}"
-            )
-    return models
+        return [f"evaluate.models is {models!r} but should list training stages"]
+    return [
+        f"evaluate.models has {name}, which is no training stage{_known(name, trainings)}"
+        for name in models
+        if name not in trainings
+    ]
 
 
 def read(path: Path = PARAMS) -> dict[str, Any]:
@@ -106,8 +220,7 @@ def read(path: Path = PARAMS) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} is not here: run from the repository's root") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path} is not YAML: {reason}") from None
+        raise UserError(f"{path} is not YAML: {one_line(error)}") from None
     if not isinstance(document, dict):
         raise UserError(f"{path} holds no sections")
     known = [*SECTIONS, *_trainings(document)]

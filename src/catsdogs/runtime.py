@@ -9,11 +9,12 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib.util
+import json
 import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from catsdogs import params
+from catsdogs import layout, params
 from catsdogs.params import Count, Real, Section, Whole
 from catsdogs.stage import UserError
 
@@ -30,6 +31,21 @@ from pydantic import Field
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h, for mallopt
 
 PACKAGES = ("keras", "numpy", "cv2")  # whose computations reach the model, besides the backend's
+
+# How variables of the environment begin that can change what is computed, and those of them that
+# only say where to compute and what to print.
+FOREIGN = (
+    "CUBLAS_",
+    "CUDNN_",
+    "DNNL_",
+    "JAX_",
+    "KERAS_",
+    "NVIDIA_TF32_",
+    "ONEDNN_",
+    "TF_",
+    "XLA_",
+)
+HARMLESS = ("JAX_PLATFORMS", "TF_CPP_MIN_LOG_LEVEL", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
 # What oneDNN can be limited to, in ascending order; what Linux calls what each one needs; and the
 # nearest limit of XLA.
@@ -52,7 +68,7 @@ Instructions = Literal[("native", *INSTRUCTIONS)]  # type: ignore[valid-type]
 
 
 class Rehearsal(Section):
-    """What drawn images are trained with in place of the others' conditions."""
+    """The section `rehearsal`: drawn images are trained with this instead of `runtime`'s."""
 
     steps: Annotated[Real, Field(gt=0, le=1)]
     threads: Threads
@@ -67,8 +83,26 @@ class Settings(Section):
     threads: Threads
     onednn: bool
     cpu_isa: Instructions
+
+    def conflicts(self, name: str, sections: Mapping[str, Any]) -> Iterator[str]:
+        """Yield whether the precision needs instructions that are forbidden."""
+        is_drawn = "data" not in sections or sections["data"].source == layout.SAMPLE
+        if self.is_forbidden(self.cpu_isa) and not is_drawn:
+            yield (
+                f"{name}.precision {self.precision} needs instructions that {name}.cpu_isa "
+                f"{self.cpu_isa} forbids: set it to native"
+            )
+
+    def is_forbidden(self, cpu_isa: str) -> bool:
+        """Whether TensorFlow's convolutions fail in this precision under a limit."""
+        return self.precision in NEEDED and _is_below(cpu_isa, "AVX512_CORE")
+
+
+class Local(Section):
+    """The section `local`: what changes no result."""
+
     checkpoint_steps: Count
-    rehearsal: Rehearsal
+    cache_gb: Annotated[Real, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -80,7 +114,8 @@ class Runtime:
     threads: int
     onednn: bool
     cpu_isa: str  # the limit, or `native`
-    checkpoint_steps: int
+    checkpoint_steps: int = 100
+    cache_gb: float = 8.0
     steps: float = 1.0  # share of the steps that are taken; below 1 in a rehearsal
 
     @property
@@ -110,28 +145,26 @@ class Runtime:
 def load() -> Runtime:
     """Read the section `runtime` of `params.yaml`; drawn images have conditions of their own.
 
+    Whether they are drawn, and these conditions, the split has in a file. So a change of the
+    section `rehearsal` reaches no training on photographs.
+
     Raises:
-        UserError: the section, or `data.source`, is wrong.
+        UserError: the section `runtime` or `local` is wrong.
     """
-    settings = params.load("runtime", Settings)
-    is_rehearsal = params.load_text("data.source") == "sample"
-    chosen = settings.rehearsal if is_rehearsal else settings
-    cpu_isa: str = chosen.cpu_isa
-    if settings.precision in NEEDED and _is_below(cpu_isa, "AVX512_CORE"):
-        if not is_rehearsal:
-            raise UserError(
-                f"{params.PARAMS}: runtime.precision {settings.precision} needs instructions that "
-                f"runtime.cpu_isa {cpu_isa} forbids: set it to native"
-            )
-        cpu_isa = "native"  # TensorFlow's 16-bit convolutions fail under a lower limit
+    settings, local = params.load("runtime", Settings), params.load("local", Local)
+    written = layout.REHEARSAL.read_text(encoding="utf-8") if layout.REHEARSAL.exists() else "null"
+    rehearsal = Rehearsal(**values) if (values := json.loads(written)) else None
+    chosen = rehearsal or settings
     return Runtime(
         backend=settings.backend,
         precision=settings.precision,
         threads=_cpu_count() if chosen.threads == "native" else chosen.threads,
         onednn=settings.onednn,
-        cpu_isa=cpu_isa,
-        checkpoint_steps=settings.checkpoint_steps,
-        steps=settings.rehearsal.steps if is_rehearsal else 1.0,
+        # Photographs are refused, see `Settings.conflicts`.
+        cpu_isa="native" if settings.is_forbidden(chosen.cpu_isa) else chosen.cpu_isa,
+        checkpoint_steps=local.checkpoint_steps,
+        cache_gb=local.cache_gb,
+        steps=rehearsal.steps if rehearsal else 1.0,
     )
 
 
@@ -143,7 +176,11 @@ def pin(runtime: Runtime, seed: int = 0) -> None:
     Raises:
         UserError: the backend is not installed.
     """
+    for name in list(os.environ):
+        if name.startswith(FOREIGN) and name not in HARMLESS:
+            del os.environ[name]
     os.environ["KERAS_BACKEND"] = runtime.backend
+    os.environ["KERAS_HOME"] = os.devnull  # no folder: the user's keras.json is for other projects
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors of TensorFlow's C++ part only
     (_pin_jax if runtime.backend == "jax" else _pin_tensorflow)(runtime)
     with _without_stderr():
@@ -168,7 +205,7 @@ def pin_for_inference() -> None:
     """Import TensorFlow to ask trained models, in float32, whatever trained them.
 
     Raises:
-        UserError: the section `runtime`, or `data.source`, is wrong.
+        UserError: the section `runtime` or `local` is wrong.
     """
     pin(replace(load(), backend="tensorflow", precision="float32"))
 
@@ -183,14 +220,12 @@ def fingerprint(runtime: Runtime) -> dict[str, Any]:
         "cpu_isa": runtime.instructions,
         "processor": _processor("model name") or platform.processor() or platform.machine(),
         "gpu": _gpu(runtime.backend),
-        "xla": os.environ.get("XLA_FLAGS", ""),
         "packages": {name: sys.modules[name].__version__ for name in (runtime.backend, *PACKAGES)},
     }
 
 
 def _pin_tensorflow(runtime: Runtime) -> None:
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(runtime.onednn))
-    os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
     if runtime.cpu_isa != "native":
         os.environ["ONEDNN_MAX_CPU_ISA"] = runtime.cpu_isa
     with _without_stderr():  # TensorFlow announces itself there, whatever the level
@@ -208,10 +243,10 @@ def _pin_jax(runtime: Runtime) -> None:
             "runtime.backend is jax, which is not installed: "
             "`pip install -r requirements-gpu.txt` for an NVIDIA GPU, `pip install jax` for a CPU"
         )
-    flags = [os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true"]
+    flags = ["--xla_gpu_deterministic_ops=true"]
     if runtime.cpu_isa != "native" and platform.machine() in ("x86_64", "AMD64"):
         flags.append(f"--xla_cpu_max_isa={INSTRUCTIONS[runtime.cpu_isa][1]}")
-    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+    os.environ["XLA_FLAGS"] = " ".join(flags)
     os.environ["NPROC"] = str(runtime.threads)  # of XLA's pool of threads for a CPU
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # others may use the GPU, too
     import jax

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ def run(main: Callable[[], None], advice: str = "`dvc repro` goes on from here")
     _handle_signals(_raise_interrupted)
     try:
         main()
+        sys.stdout.flush()
     except BaseException as error:
         if _received:
             sys.stdout.flush()
@@ -51,14 +53,27 @@ def run(main: Callable[[], None], advice: str = "`dvc repro` goes on from here")
             for worker in multiprocessing.active_children():
                 worker.kill()
             os._exit(128 + _received[0])  # without waiting for threads
+        if isinstance(error, BrokenPipeError):
+            leave()
         if isinstance(error, UserError):
             sys.exit(f"error: {error}")
         if isinstance(error, OSError):
             where = f"{error.filename}: " if error.filename else ""
             room = ": make room and run again" if error.errno in NO_SPACE else ""
-            reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+            reason = os.strerror(error.errno) if error.errno else one_line(error)
             sys.exit(f"error: {where}{reason}{room}")
         raise
+
+
+def leave() -> NoReturn:
+    """End the process, because nobody reads what it prints any more, as after `| head -1`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python prints at its end
+    sys.exit(128 + signal.SIGPIPE if sys.platform != "win32" else 1)
+
+
+def one_line(text: object) -> str:
+    """Return what an error says in one line. Only a whole page of it is cut, and ends with …"""
+    return textwrap.shorten(str(text), 2000, placeholder=" …")
 
 
 def begin() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from catsdogs import layout
 from catsdogs.stage import UserError
 from catsdogs.tracking import recording, store
 from catsdogs.tracking.snapshots import of_workspace
@@ -33,13 +34,16 @@ def main() -> None:
     Raises:
         UserError: the workspace is not evaluated, or MLflow does not answer or has no such model.
     """
-    made = of_workspace().outputs("split")
+    snapshot = of_workspace()
+    made = snapshot.outputs("split")
     images = {tag: made[recording.DATA_TAGS[tag]] for tag in SAME_IMAGES}
     with store.needed("MLflow does not answer"):
         client = store.connect()
         candidates = find(client, images)
         if not candidates:
-            raise UserError("MLflow has no model evaluated on these images: run `catsdogs sync`")
+            here = all(layout.model(stage).exists() for stage in snapshot.trainings)
+            command = "catsdogs sync" if here else "dvc repro"
+            raise UserError(f"MLflow has no model evaluated on these images: run `{command}`")
         version = register(client, candidates[0])
     print(f"models:/{MODEL}@{ALIAS} is version {version.version}, of {len(candidates)} models:")
     for place, run in enumerate(candidates[:5], 1):
@@ -70,13 +74,15 @@ def register(client: MlflowClient, best: Run) -> ModelVersion:
     if not client.search_registered_models(f"name = '{MODEL}'"):
         rule = "; ".join(RULE).replace("`", "").replace("metrics.", "")
         client.create_registered_model(
-            MODEL, description=f"Cats or dogs. The alias `{ALIAS}` goes by: {rule}."
+            MODEL, description=f"The models of this pipeline. The alias `{ALIAS}` goes by: {rule}."
         )
     md5 = best.data.tags[store.MODEL_TAG]
     versions = client.search_model_versions(f"name = '{MODEL}'")
-    version = next((each for each in versions if each.tags.get(store.MODEL_TAG) == md5), None)
+    models = recording.find_models(client, best.info.experiment_id, md5)
+    sources = [f"models:/{model_id}" for model_id in models]
+    version = next((each for each in versions if each.source in sources), None)
     if version is None:
-        model_id = recording.find_models(client, best.info.experiment_id, md5)[0]
+        model_id = models[0]
         version = client.create_model_version(
             MODEL,
             f"models:/{model_id}",

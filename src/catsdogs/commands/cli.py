@@ -45,18 +45,47 @@ def subcommand(advice: str) -> Callable[[Callable[..., None]], click.Command]:
 
 
 @subcommand("the other photos were not looked at")
-@click.argument("photos", nargs=-1, required=True, type=Path, help="Image files.")
+@click.argument(
+    "photos",
+    nargs=-1,
+    required=True,
+    help="Image files, folders of them, patterns such as 'pets/*.jpg', addresses (https://…), or "
+    "`-` for the standard input.",
+)
 @click.option(
     "--model",
     metavar="NAME",
-    help="A model that was trained here, such as `basic`; a .keras file; or an address in MLflow, "
-    "such as models:/catsdogs@champion.  [default: the last of evaluate.models in params.yaml]",
+    help="A model that was trained here, such as `basic`; a .keras file that takes RGB pixels "
+    "from 0 to 255 and gives one number (sigmoid or logit) or two (softmax or logits); or an "
+    "address in MLflow, such as models:/catsdogs@champion.  "
+    "[default: the last of evaluate.models in params.yaml]",
 )
-def predict(photos: tuple[Path, ...], model: str | None) -> None:
-    """Tell whether photos show a cat or a dog."""
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON object a line: file, class, the probability of the second class.",
+)
+def predict(photos: tuple[str, ...], model: str | None, as_json: bool) -> None:
+    """Tell which class photos show: a cat or a dog, or those of data.classes in params.yaml.
+
+    A photo that cannot be used is named on stderr, and the status is 1; the others are answered.
+    """
     from catsdogs.commands import predict
 
-    predict.main(photos, model)
+    predict.main(photos, model, as_json)
+
+
+@subcommand("the page is closed")
+@click.option("--port", type=click.IntRange(0, 65535), default=7860, help="0 takes a free one.")
+def demo(port: int) -> None:
+    """Show a page on 127.0.0.1 that takes a photograph.
+
+    It shows what the models say, how sure they are, and where they look.
+    """
+    from catsdogs.commands import demo
+
+    demo.main(port)
 
 
 @subcommand("what is recorded stays; the same command goes on from here")

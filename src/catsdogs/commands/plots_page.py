@@ -30,7 +30,7 @@ HTML = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 {refresh_tag}
-<title>Cats or dogs: plots</title>
+<title>Plots of the models</title>
 <script src="data:text/javascript;base64,VEGA"></script>
 <style>
 body { color: #222; font-family: sans-serif; margin: 2em; }
@@ -46,7 +46,7 @@ img { max-width: 100%; }
 </style>
 </head>
 <body>
-<h1>Cats or dogs</h1>
+<h1>Plots of the models</h1>
 <p>Where a chart has all models, its colours are models and its dashes revisions; where it has one,
 its colours are revisions.</p>
 <main>

@@ -1,62 +1,266 @@
-"""Tell whether photos show a cat or a dog, by a model of this checkout, a file, or from MLflow."""
+"""Tell which class photos show, by a model of this checkout, a file, or from MLflow."""
 
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from catsdogs import layout, params, runtime
-from catsdogs.data import images
+from catsdogs.data import archives, images
 from catsdogs.models import saved
-from catsdogs.stage import UserError
+from catsdogs.stage import UserError, one_line
 from catsdogs.tracking import store
+from catsdogs.tracking.serving import Classifier
 
-MAX_MEGAPIXELS = 178
+from pydantic import Field
+
+if TYPE_CHECKING:
+    import keras
+
+    Photo = tuple[str, Callable[[], bytes]]  # what it is called, and how its file is read
+
+TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
+PIECE = 1 << 16  # bytes
 
 
-def main(photos: Sequence[Path], name: str | None = None) -> None:
+class Split(params.Section, extra="ignore"):
+    """What the section `split` of `params.yaml` says of one image."""
+
+    image_size: params.Count
+    interpolation: Literal["nearest", "bilinear", "bicubic"]
+    max_megapixels: Annotated[params.Real, Field(gt=0, le=178)]
+
+
+def main(sources: Sequence[str], name: str | None = None, as_json: bool = False) -> None:
     """Print a line for every photo.
 
     Args:
-        photos: image files.
-        name: a model trained here, without `train_`; a `.keras` file; or an address in MLflow.
+        sources: files, folders, patterns, addresses, or `-` for the standard input.
+        name: a model trained here, without `train_`; a file of Keras; or an address in MLflow.
+        as_json: let each line be an object of JSON.
 
     Raises:
-        UserError: there is no such model, or a file is not an image.
+        UserError: there is no such model, or a photo cannot be used.
     """
-    models = params.load_models()
-    name = name or layout.title(models[-1])
-    if name.startswith(("models:/", "runs:/")):
-        path, interpolation = download(name)
-    else:
-        path = layout.model(f"train_{name}") if f"train_{name}" in models else Path(name)
-        interpolation = params.load_text("split.interpolation")
-    if interpolation not in images.INTERPOLATIONS:
-        raise UserError(f"split.interpolation of {name} is {interpolation!r}")
+    name = name or layout.title(params.load_models()[-1])
     runtime.pin_for_inference()
-    model = saved.load(path)
-    if len(model.input_shape) != 4 or model.input_shape[3] != 3 or model.output_shape[1:] != (1,):
-        raise UserError(f"{name} does not take images and give P(dog)")
-    size = model.input_shape[1]
-    failed = 0
-    for photo in photos:
+    classifier = load(name)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be of any bytes
+    failed = total = 0
+    for photo, read_photo in find(sources):
+        total += 1
         try:
-            pixels = images.decode(photo.read_bytes(), size, interpolation, MAX_MEGAPIXELS)
+            found = classifier.probability(classifier.decode(read_photo()))
         except (images.UnusableImage, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            reason = (isinstance(error, OSError) and error.strerror) or error
             print(f"{photo}: not an image that can be used: {reason}", file=sys.stderr)
             failed += 1
+            continue
+        if not 0 <= found <= 1:
+            raise UserError(f"{name} answers {found}, which is no probability: take another")
+        answer = classifier.classes[int(found >= 0.5)]
+        if as_json:
+            print(json.dumps({"file": photo, "class": answer, classifier.classes[1]: found}))
         else:
-            dog = float(model.predict_on_batch(pixels[None])[0, 0])
-            print(f"{photo}: {'dog' if dog >= 0.5 else 'cat'} {max(dog, 1 - dog):.1%}")
+            print(f"{photo}: {answer} {max(found, 1 - found):.1%}")
     if failed:
-        raise UserError(f"{failed} of {len(photos)} files could not be used")
+        raise UserError(f"{failed} of {total} files could not be used")
 
 
-def download(address: str) -> tuple[Path, str]:
+def load(name: str) -> Classifier:
+    """Load a model; `runtime.pin_for_inference` comes first.
+
+    Args:
+        name: as that of `main`.
+
+    Raises:
+        UserError: there is no such model, or it does not tell two classes of images apart.
+    """
+    split, trained = params.load("split", Split), params.load_models()
+    interpolation: str = split.interpolation
+    classes: Sequence[str] = params.load_classes()
+    if name.startswith(("models:/", "runs:/")):
+        path, interpolation, classes = download(name)
+        if interpolation not in images.INTERPOLATIONS:
+            raise UserError(f"split.interpolation of {name} is {interpolation!r}")
+    else:
+        path = layout.model(f"train_{name}") if f"train_{name}" in trained else Path(name)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a .keras file")
+    model = adapt(saved.load(path), name, split.image_size)
+    return Classifier(model, interpolation, classes, split.max_megapixels)
+
+
+def adapt(model: keras.Model, name: str, size: int) -> keras.Model:
+    """Return a model from images to P(second class), made of one that says it in another way.
+
+    The other ways are one number before the sigmoid, and two numbers, one of each class, before or
+    after a softmax. A model of any size is given `size`.
+
+    Raises:
+        UserError: the model takes something else than RGB images, or answers something else.
+    """
+    import keras
+
+    try:
+        (takes,), (gives,) = model.inputs, model.outputs
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"{name} does not take one image and give one answer") from None
+    if len(takes.shape) != 4 or takes.shape[3] != 3:
+        raise UserError(f"{name} takes {_shape(takes)} and not RGB images, height×width×3")
+    layer = gives._keras_history.operation
+    while isinstance(layer, keras.Model):
+        layer = layer.outputs[0]._keras_history.operation
+    activation = getattr(getattr(layer, "activation", None), "__name__", type(layer).__name__)
+    second = {
+        ((1,), "sigmoid"): lambda: gives,
+        ((1,), "linear"): lambda: keras.ops.sigmoid(gives),
+        ((2,), "softmax"): lambda: gives[:, 1:],
+        ((2,), "linear"): lambda: keras.ops.softmax(gives)[:, 1:],
+    }.get((tuple(gives.shape[1:]), activation.lower()))
+    if second is None:
+        raise UserError(
+            f"{name} gives {_shape(gives)} from `{activation}`: one number from sigmoid or linear "
+            "can be used, or two, one of each class, from softmax or linear"
+        )
+    output = second()
+    if None in takes.shape[1:3]:
+        rows, columns = (side or size for side in takes.shape[1:3])
+        image = keras.Input((rows, columns, 3), dtype=takes.dtype)
+        return keras.Model(image, keras.Model(takes, output)(image))
+    return model if output is gives else keras.Model(takes, output)
+
+
+def _shape(tensor: keras.KerasTensor) -> str:
+    return "×".join(str(side or "any") for side in tensor.shape[1:]) or "a number"
+
+
+def find(sources: Sequence[str]) -> Iterator[Photo]:
+    """Find what can be looked at; what cannot be found says so when it is read."""
+    for source in sources:
+        if source == "-":
+            yield source, partial(_read, sys.stdin.buffer)
+        elif re.match(r"[a-z]+://", source, re.IGNORECASE):
+            yield source, partial(fetch, source)
+        elif glob.has_magic(source) and not os.path.lexists(source):
+            found = _match(source)
+            if not found:
+                yield source, partial(_refuse, "no file matches")
+            for path in found:
+                yield from _find_below(path)
+        else:
+            yield from _find_below(Path(source))
+
+
+def _match(pattern: str) -> list[Path]:
+    """Return what a pattern matches; of `**` the files, each once, even where links go round."""
+    home = os.path.expanduser(pattern)  # noqa: PTH111  as in layout.resolve
+    found = sorted(map(Path, glob.glob(home, recursive=True)))  # noqa: PTH207  it follows links
+    if "**" not in pattern:
+        return found
+    by_length = sorted(found, key=lambda path: -len(path.parts))
+    files = {os.path.realpath(path): path for path in by_length if path.is_file()}
+    return sorted(files.values())
+
+
+def _find_below(path: Path) -> Iterator[Photo]:
+    """Yield a file, or all images in a folder and its folders, linked ones included."""
+    if not path.is_dir():
+        yield str(path), partial(read, path)
+        return
+    seen, unreadable, photos, others = set[str](), list[OSError](), list[Path](), list[str]()
+    for folder, folders, files in os.walk(path, onerror=unreadable.append, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        folders[:] = sorted(
+            each
+            for each in folders
+            if not each.startswith(".") and os.path.realpath(Path(folder, each)) not in seen
+        )
+        for name in sorted(each for each in files if not each.startswith(".")):
+            if Path(name).suffix.casefold() in archives.IMAGE_SUFFIXES:
+                photos.append(Path(folder, name))
+            else:
+                others.append(name)
+    for photo in photos:
+        yield str(photo), partial(read, photo)
+    for error in unreadable:
+        yield str(error.filename), partial(_refuse, str(error.strerror))
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        print(f"{path}: left out, for its name: {others[0]}{more}", file=sys.stderr)
+    if not photos and not unreadable:
+        yield str(path), partial(_refuse, "there is no image in this folder")
+
+
+def read(path: Path) -> bytes:
+    """Read a file of at most `images.MAX_FILE_MB`.
+
+    Raises:
+        OSError: as `open`.
+        UnusableImage: it is larger.
+    """
+    with path.open("rb") as file:
+        return _read(file)
+
+
+def _read(file: IO[bytes]) -> bytes:
+    return _bounded(iter(partial(file.read, PIECE), b""))
+
+
+def _bounded(pieces: Iterator[bytes]) -> bytes:
+    content = bytearray()
+    for piece in pieces:
+        content += piece
+        if len(content) > images.MAX_FILE_MB * 1e6:
+            _refuse(f"more than {images.MAX_FILE_MB} MB")
+    return bytes(content)
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise images.UnusableImage(reason)
+
+
+def fetch(address: str) -> bytes:
+    """Download an image of at most `images.MAX_FILE_MB`.
+
+    Raises:
+        UnusableImage: the server cannot be reached, or answers something else; with the reason.
+    """
+    import requests
+
+    if not address.lower().startswith(("http://", "https://")):
+        _refuse("of addresses, only http:// and https:// can be used")
+    try:
+        # Some servers refuse the name that requests gives itself.
+        who = {"User-Agent": "catsdogs"}
+        with requests.get(address, headers=who, timeout=TIMEOUT, stream=True) as answer:
+            if not answer.ok:
+                _refuse(f"the server answers {answer.status_code} {answer.reason}")
+            if answer.headers.get("Content-Type", "").startswith("text/html"):
+                _refuse("the server answers with a web page: give the address of the image itself")
+            return _bounded(answer.iter_content(PIECE))
+    except requests.Timeout:
+        _refuse("the server does not answer in time")
+    except requests.ConnectionError:
+        _refuse("the server cannot be reached")
+    except requests.RequestException as error:
+        _refuse(one_line(error))
+
+
+def download(address: str) -> tuple[Path, str, Sequence[str]]:
     """Fetch a model from MLflow.
 
     Returns:
-        Its Keras file, the same as DVC's, and the `split.interpolation` that it was trained with.
+        Its Keras file, the same as DVC's, and the `split.interpolation` and `data.classes` that it
+        was trained with.
 
     Raises:
         UserError: MLflow does not have it, or it is not a model of this pipeline.
@@ -69,4 +273,6 @@ def download(address: str) -> tuple[Path, str]:
     models, notes = list(folder.rglob("*.keras")), list(folder.rglob("interpolation"))
     if len(models) != 1 or len(notes) != 1:
         raise UserError(f"{address} is not a model of this pipeline")
-    return models[0], notes[0].read_text(encoding="utf-8")
+    named = notes[0].with_name("classes")
+    classes = named.read_text(encoding="utf-8").splitlines() if named.exists() else None
+    return models[0], notes[0].read_text(encoding="utf-8"), classes or layout.CATS_AND_DOGS

@@ -31,6 +31,7 @@ import pandas as pd
 import yaml
 
 FILES = ("data.source", "train_inception.weights")  # parameters that may be paths of this machine
+CODE = ("src", "dvc.yaml")
 KEYS = ["name", "label"]  # of an image
 
 
@@ -54,7 +55,7 @@ def main(names: Sequence[str], folder: Path) -> None:
         if not experiment:
             raise UserError(f"{name} is no experiment: `dvc exp list --all-commits` has them")
         _, commit, base = experiment
-        if edited := git("diff", "--name-only", base, commit, "--", "src", "dvc.yaml"):
+        if edited := git("diff", "--relative", "--name-only", base, commit, "--", *CODE):
             raise UserError(
                 f"{name} was run with another {edited.split()[0]} than {base[:7]} has: "
                 "commit what you changed, and run it again"
@@ -132,10 +133,10 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         steps = snapshot.read_json(layout.facts(stage))["steps"]
         models[stage] = {
             "md5": snapshot.outputs(stage)[layout.model(stage)],
-            "last_epoch": {"steps": steps, **snapshot.read_json(layout.metrics(stage))},
+            "last_epoch": {"steps": steps, **snapshot.last_epoch(stage)},
         }
         if stage in snapshot.evaluated:
-            models[stage]["evaluated"] = snapshot.read_json(layout.metrics("evaluate"))[stage]
+            models[stage]["evaluated"] = snapshot.scores[stage]
     return {
         "command": _command(snapshot),
         "commit": snapshot.revision,
@@ -146,7 +147,7 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
 
 def _command(snapshot: Snapshot) -> str:
     """Return the command that runs an experiment again, without what is private in it."""
-    base = git("show", f"{snapshot.revision}:{params.PARAMS}")
+    base = git("show", f"{snapshot.revision}:./{params.PARAMS}")
     if not base:
         raise UserError(f"Git lacks {snapshot.revision}, which {snapshot.experiment} began from")
     words = ["dvc", "exp", "run", "--name", snapshot.experiment]

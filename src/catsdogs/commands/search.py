@@ -1,6 +1,6 @@
 """Search for better parameters: Optuna chooses them, DVC's queue runs an experiment per trial.
 
-Tuning images judge the trials (`split.tuning`), so the validation images choose nothing.
+All tuning images judge the trials (`split.tuning`), so the validation images choose nothing.
 
 The parameters of a trial follow from the command and the results of the trials before it, and its
 name follows from the command. So the same command finds what is done and goes on from there.
@@ -159,7 +159,8 @@ def run_experiments(
                 "and the same command goes on"
             )
     for name in [name for name in asked if name not in known]:
-        _experiment(name, search.tuning, asked[name], "--queue", search.stage)
+        judged_by_all = [f"{search.stage}.validation_steps=0", *asked[name]]
+        _experiment(name, search.tuning, judged_by_all, "--queue", search.stage)
     waiting = list(asked)
     while waiting:
         known = _states()
@@ -171,8 +172,8 @@ def run_experiments(
                 yield name, None
             else:
                 _check(name, asked[name])
-                metrics = dvc.api.read(layout.metrics(search.stage).as_posix(), rev=name)
-                yield name, json.loads(metrics)[search.metric]
+                facts = dvc.api.read(layout.facts(search.stage).as_posix(), rev=name)
+                yield name, json.loads(facts)["last_epoch"][search.metric]
         if waiting:
             time.sleep(PAUSE)
 

@@ -1,16 +1,32 @@
 """Record in MLflow what it lacks of the workspace, of experiments and of revisions.
 
-Everything comes from what DVC keeps. What MLflow already has stays as it is.
+Everything comes from what DVC keeps. What MLflow already has stays as it is, but for runs that
+nobody will complete: of a training that was killed, and below a run that was deleted. So a deleted
+run takes with it all that was its own.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from catsdogs import layout
 from catsdogs.git import git
 from catsdogs.stage import UserError
-from catsdogs.tracking import recording, store
-from catsdogs.tracking.snapshots import Snapshot, of_revision, of_workspace
+from catsdogs.tracking import live, recording, store
+from catsdogs.tracking.snapshots import (
+    NothingTrainedError,
+    Snapshot,
+    of_revision,
+    of_workspace,
+)
+
+from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 
 class Experiment(NamedTuple):
@@ -24,37 +40,108 @@ class Experiment(NamedTuple):
 def main(revisions: Sequence[str] = ()) -> None:
     """Record each revision, and print what was done; by default, the workspace and experiments.
 
+    By default, experiments without a model are passed over, and runs are tidied up.
+
     Raises:
         UserError: something could not be recorded; the rest was.
     """
     experiments = find_experiments()
     chosen: Sequence[Experiment | str] = revisions or ["workspace", *experiments]
     failures = []
+    problem = "MLflow cannot be written to"
     for asked in chosen:
         try:
-            with (
-                _open(asked, experiments) as snapshot,
-                store.needed("MLflow cannot be written to"),
-            ):
+            with _open(asked, experiments) as snapshot, store.needed(problem):
                 written = recording.record(snapshot)
             name = asked if isinstance(asked, str) else asked.name
             print(f"{name}: {'recorded' if written else 'nothing to do'}", flush=True)
         except UserError as error:
-            failures.append(str(error))
+            if revisions or not isinstance(error, NothingTrainedError):
+                failures.append(str(error))
+            elif asked == "workspace":
+                print(error)
+    if not revisions:
+        with store.needed(problem):
+            tidy()
     if failures:
-        raise UserError("; ".join(failures))
+        raise UserError("; ".join(dict.fromkeys(failures)))
+
+
+def tidy() -> None:
+    """Close the runs of killed trainings; delete the runs below a deleted run, and their models.
+
+    `mlflow gc` removes for good what is deleted.
+    """
+    import mlflow
+
+    client = store.connect()
+    experiment = store.open_experiment(client)
+    runs: list[Run] = mlflow.search_runs([experiment], output_format="list")
+    shown, used = {run.info.run_id for run in runs}, set()
+    for run in runs:
+        parent = run.data.tags.get(store.PARENT_TAG)
+        if parent and parent not in shown and _is_deleted(client, parent):
+            client.delete_run(run.info.run_id)
+            print(f"{run.info.run_name}: deleted, as the run above it was")
+            continue
+        used.add(run.data.tags.get(store.MODEL_TAG))
+        if run.info.status == "RUNNING" and _was_killed(client, run):
+            client.set_terminated(run.info.run_id, "KILLED")
+            print(f"{run.info.run_name}: its training was killed")
+    registered = {version.source for version in client.search_model_versions()}
+    for model in client.search_logged_models([experiment]):
+        if model.tags.get(store.MODEL_TAG) not in used and model.model_uri not in registered:
+            client.delete_logged_model(model.model_id)
+
+
+def _is_deleted(client: MlflowClient, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "deleted"
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return True
+
+
+def _was_killed(client: MlflowClient, run: Run) -> bool:
+    """Tell whether a run is of a training that no process of this checkout holds any more."""
+    training = run.data.tags.get(live.TRAINING_TAG)
+    if not training:
+        return False
+    checkpoint = layout.CHECKPOINTS / training
+    lock = checkpoint.with_name(f"{training}.lock")
+    if lock.exists():
+        try:
+            with FileLock(lock, blocking=False):
+                return True
+        except Timeout:
+            return False
+    # Another checkout may share a server, but not the store of this one.
+    return checkpoint.exists() or client.tracking_uri == f"sqlite:///{layout.TRACKING_STORE}"
 
 
 def find_experiments() -> list[Experiment]:
-    """Return all experiments of DVC here. Those of different commits may share a name."""
+    """Return all experiments of DVC here. Those of different commits may share a name.
+
+    Raises:
+        UserError: DVC or Git cannot be asked.
+    """
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
+    from dvc.scm import NoSCMError, SCMError
 
+    git("rev-parse", "--git-dir", optional=True)  # which Git may refuse; DVC is silent
     try:
         with Repo() as repository:
             found = repository.experiments.ls(all_commits=True)
     except NotDvcRepoError:
         raise UserError("DVC has no repository here: run from the repository's root") from None
+    except NoSCMError:  # `core.no_scm` is set
+        return []
+    except SCMError as error:
+        raise UserError(f"{error}: without Git, `dvc config core.no_scm true`") from None
     return [
         Experiment(name, commit, base)
         for base, experiments in found.items()

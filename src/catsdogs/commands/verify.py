@@ -25,12 +25,13 @@ def main() -> None:
     revision = output("git", "rev-parse", "--short", "HEAD")
     if output("git", "status", "--porcelain"):
         print(f"changes that are not committed are left out: this is about {revision}")
-    expected = outputs(read_lock(git("show", f"HEAD:{LOCK}")))
+    expected = outputs(read_lock(git("show", f"HEAD:./{LOCK}")))
     if not expected:
         raise UserError("dvc.lock has no outputs: run `dvc repro` and commit what it changes")
     with tempfile.TemporaryDirectory(prefix="catsdogs-") as folder:
-        clone = Path(folder) / "clone"
-        output("git", "clone", "--quiet", str(Path.cwd()), str(clone))
+        whole = Path(folder) / "clone"
+        output("git", "clone", "--quiet", git("rev-parse", "--show-toplevel"), str(whole))
+        clone = whole / git("rev-parse", "--show-prefix")
         _rebuild(clone)
         rebuilt = outputs(read_lock((clone / LOCK).read_text(encoding="utf-8")))
     paths = sorted(expected | rebuilt)

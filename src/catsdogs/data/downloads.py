@@ -2,16 +2,21 @@
 
 An interrupted download continues where it stopped. That is why the code is our own: pooch and
 `dvc import-url` start again, and huggingface_hub may join two versions of a file (no `If-Range`).
+
+Where the bytes to expect are not known, the server is asked whether the file is still the same.
 """
 
 import hashlib
+import json
+import os
 import re
 import time
 import zipfile
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from catsdogs.files import digest
 from catsdogs.layout import DOWNLOADS
@@ -25,46 +30,115 @@ TIMEOUT = (10, 60)  # seconds to connect, and between two chunks
 CHUNK = 1 << 16  # bytes; a broken connection loses no more
 ATTEMPTS = 5
 PAUSE = 1.0  # seconds before the second attempt; doubles before each further one
+VERSION = ("ETag", "Last-Modified", "Content-Length")  # what tells versions of a file apart
+VARIABLE = re.compile(r"\$\{?([A-Z][A-Z0-9_]*)\}?")  # of the environment, in an address
+SECRET = re.compile(
+    "token|secret|passw|pwd|sig$|signat|cred|auth(?!or)|key|jwt|session", re.IGNORECASE
+)
+ADVICE = (
+    "which would go into dvc.lock: write $NAME in its place and set an environment variable NAME, "
+    "or use ~/.netrc for a user's name and password"
+)
 KAGGLE_COMPETITION = "dogs-vs-cats"
 KAGGLE_RULES = f"https://www.kaggle.com/competitions/{KAGGLE_COMPETITION}/rules"
 
 
 class Remote(NamedTuple):
-    """A file on a server. `digest` is `<algorithm>:<hex>`, or None where it is not known."""
+    """A file on a server, and how to know it.
+
+    Args:
+        url: may hold names of environment variables, as `$NAME` or `${NAME}`.
+        digest: `<algorithm>:<hex>`, or None where it is not known.
+        problem: says what is wrong with a downloaded file, or nothing.
+    """
 
     url: str
     digest: str | None = None
+    problem: Callable[[Path], str] = lambda _: ""
 
 
 def fetch(remote: Remote, folder: Path = DOWNLOADS) -> Path:
-    """Return the path of a downloaded file, which is complete and has the right digest.
+    """Return the path of a downloaded file, which is complete and has no problem.
+
+    A file of unknown digest is fetched again if it has changed at its source. If that cannot be
+    found out, the file that was fetched before is used.
 
     Raises:
         UserError: there is no network, the server refuses, or the bytes are not the expected ones.
     """
-    try:
-        address = urlsplit(remote.url)
-    except ValueError as error:
-        raise UserError(f"{remote.url!r} is not an address: {error}") from None
-    if address.username or address.password:
-        raise UserError(
-            "the address holds a user's name or password, which would go into dvc.lock: put them "
-            "into ~/.netrc instead"
-        )
+    address = _split(remote.url)
+    shown = f"{address.scheme}://{address.netloc}{address.path}"  # without a token
     name = re.sub(r"[^\w.-]", "_", Path(address.path).name) or "download"
     key = hashlib.sha256(remote.url.encode()).hexdigest()[:12]
     target = folder / f"{key}-{name}"
-    if not _is_right(target, remote):
-        with _lock(target):
-            if not _is_right(target, remote):  # no other process has fetched it meanwhile
-                shown = f"{address.scheme}://{address.hostname}{address.path}"  # without a token
-                _fetch(remote, target, shown)
+    if remote.digest and not _problem(target, remote):
+        return target
+    before = _state(target)
+    with _lock(target):
+        usable = not _problem(target, remote)
+        if usable and (remote.digest or _state(target) != before):
+            return target  # another process has fetched it meanwhile
+        try:
+            _fetch(remote, target, shown, usable)
+        except UserError as error:
+            if not usable:
+                raise
+            print(f"{error}; this run uses what was downloaded before, {target}", flush=True)
     return target
 
 
-def _is_right(path: Path, remote: Remote) -> bool:
+def refuse_secrets(url: str) -> None:
+    """Refuse an address that holds a secret where a name of a variable could stand.
+
+    Raises:
+        UserError: its user's name, its password or a part of its query looks like a secret.
+    """
+    address = _split(url)
+    for name, value in parse_qsl(f"{address.query}&{address.fragment}"):
+        if SECRET.search(name) and not VARIABLE.search(value):
+            raise UserError(f"the address holds a secret, {name}, {ADVICE}")
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        address = urlsplit(url)
+    except ValueError as error:
+        raise UserError(f"this is not an address: {error}") from None
+    if address.username or address.password:
+        raise UserError(f"the address holds a user's name or password, {ADVICE}")
+    return address
+
+
+def _with_secrets(url: str) -> str:
+    """Put the values of environment variables into an address."""
+
+    def value(variable: re.Match[str]) -> str:
+        try:
+            return os.environ[variable[1]]
+        except KeyError:
+            raise UserError(
+                f"the address names {variable[0]}, but no environment variable has that name"
+            ) from None
+
+    return VARIABLE.sub(value, url)
+
+
+def _problem(path: Path, remote: Remote) -> str:
+    """Say what is wrong with a file; nothing if it is as it should be."""
+    if not path.exists():
+        return "is not here"
     algorithm, _, expected = (remote.digest or "").partition(":")
-    return path.exists() and (not expected or digest(path, algorithm) == expected)
+    if expected and digest(path, algorithm) != expected:
+        return (
+            f"is not the file that is expected ({remote.digest}): check that no proxy or sign-in "
+            "page answers in its place, and run again"
+        )
+    return remote.problem(path)
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Tell one version of a file from another."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def _lock(target: Path) -> AbstractContextManager[Any]:
@@ -78,44 +152,71 @@ def _lock(target: Path) -> AbstractContextManager[Any]:
         return lock.acquire()
 
 
-def _fetch(remote: Remote, target: Path, shown: str) -> None:
-    part, version = Path(f"{target}.part"), Path(f"{target}.part.version")
+def _fetch(remote: Remote, target: Path, shown: str, usable: bool) -> None:
+    """Download a file, unless it is `usable` and has not changed at its source."""
+    part, version = Path(f"{target}.part"), Path(f"{target}.version")
+    url, part_version = _with_secrets(remote.url), Path(f"{part}.version")
+    known = _read_version(version) if usable else {}
     for attempt in range(ATTEMPTS):
         try:
-            _download(remote.url, part, version, shown)
+            if not _download(url, part, part_version, shown, known):
+                return
             break
         except requests.RequestException as error:
+            reason = _reason(error, remote.url)
             status = error.response.status_code if error.response is not None else 500
             if status < 500 and status != 429:
-                raise UserError(f"{shown} answers {_reason(error)}: check the address") from None
+                raise UserError(f"{shown} answers {reason}: check the address") from None
             if isinstance(error, ValueError):  # no request was made
-                raise UserError(f"cannot download {shown}: {_reason(error)}") from None
+                raise UserError(f"cannot download {shown}: {reason}") from None
             if attempt == ATTEMPTS - 1:
                 raise UserError(
-                    f"cannot download {shown} ({_reason(error)}): check the network and run again,"
+                    f"cannot download {shown} ({reason}): check the network and run again,"
                     " or download it by other means and give its path"
                 ) from None
             time.sleep(PAUSE * 2**attempt)
-    version.unlink(missing_ok=True)
-    if not _is_right(part, remote):
+    if problem := _problem(part, remote):
         part.unlink()
-        raise UserError(f"{shown} is not the file that is expected ({remote.digest}): run again")
+        part_version.unlink(missing_ok=True)
+        raise UserError(f"{shown} {problem}")
+    version.unlink(missing_ok=True)
     part.replace(target)
+    if remote.digest:  # which tells versions apart by itself
+        part_version.unlink(missing_ok=True)
+    else:
+        part_version.replace(version)
 
 
-def _download(url: str, part: Path, version: Path, shown: str) -> None:
-    """Append to `part` what it lacks. If the file has changed on the server, start again."""
-    known = version.read_text(encoding="utf-8") if version.exists() else ""
-    have = part.stat().st_size if known and part.exists() else 0
+def _download(
+    url: str, part: Path, part_version: Path, shown: str, known: Mapping[str, str]
+) -> bool:
+    """Append to `part` what it lacks. If the file has changed on the server, start again.
+
+    Args:
+        known: the version of the file that is complete, if there is one.
+
+    Returns:
+        Whether there is another version of the file than that.
+    """
+    begun = _read_version(part_version)
+    have = part.stat().st_size if _strong(begun) and part.exists() else 0
     headers = {"Accept-Encoding": "identity"}
     if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": known}
+        headers |= {"Range": f"bytes={have}-", "If-Range": _strong(begun)}
+    else:
+        conditions = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
+        headers |= {key: known[name] for key, name in conditions.items() if name in known}
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         if answer.status_code == 416:  # the server has no more bytes
             if answer.headers.get("Content-Range") == f"bytes */{have}":
-                return
+                return True
             part.unlink()
             raise requests.ConnectionError("the server has fewer bytes than are here")
+        version = {name: answer.headers[name] for name in VERSION if name in answer.headers}
+        # Some servers ignore the conditions, and send the same file.
+        same = version == known and len(known.keys() - {"Content-Length"}) > 0
+        if answer.status_code == 304 or (answer.status_code == 200 and same):
+            return False
         if answer.status_code not in (200, 206):
             raise requests.HTTPError(f"{answer.status_code} {answer.reason}", response=answer)
         resumed = answer.status_code == 206
@@ -127,21 +228,38 @@ def _download(url: str, part: Path, version: Path, shown: str) -> None:
             tqdm.wrapattr(file, "write", total=total, initial=start, desc=shown) as shown_file,
         ):
             if not resumed:
-                version.write_text(_version(answer), encoding="utf-8")
+                part_version.write_text(json.dumps(version), encoding="utf-8")
             for chunk in answer.iter_content(CHUNK):
                 shown_file.write(chunk)
+    return True
 
 
-def _version(answer: requests.Response) -> str:
-    """Return what `If-Range` takes to name this version of the file, or nothing."""
-    tag = answer.headers.get("ETag", "W/")
-    return answer.headers.get("Last-Modified", "") if tag.startswith("W/") else tag
+def _read_version(path: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # there is none, or it was not written to its end
+        return {}
 
 
-def _reason(error: Exception) -> str:
-    """Return the innermost reason of a network error, without addresses of objects in memory."""
+def _strong(version: Mapping[str, str]) -> str:
+    """Return what `If-Range` takes to name a version of a file, or nothing."""
+    tag = version.get("ETag", "W/")
+    return version.get("Last-Modified", "") if tag.startswith("W/") else tag
+
+
+def _reason(error: Exception, url: str = "") -> str:
+    """Return the innermost reason of a network error, without what may be secret.
+
+    Nor does it hold addresses of objects in memory.
+
+    Args:
+        url: the address as it was given, with the names of variables.
+    """
     text = re.sub(r"<[^>]*>:? ?", "", str(error))
-    return text.rpartition("(Caused by ")[2].strip(" )")[:200] or type(error).__name__
+    for variable in VARIABLE.finditer(url):
+        text = text.replace(os.environ[variable[1]], variable[0])
+    text = re.sub(r"(//)\S*@|\?\S*", r"\1", text)  # of an address that a server sent us to
+    return text.rpartition("(Caused by ")[2].strip(" )") or type(error).__name__
 
 
 def fetch_kaggle(folder: Path = DOWNLOADS) -> Path:
@@ -152,9 +270,9 @@ def fetch_kaggle(folder: Path = DOWNLOADS) -> Path:
     """
     target = folder / "kaggle" / "train.zip"
     done = target.with_name("train.zip.complete")
-    if not done.exists():
+    if not (done.exists() and target.exists()):
         with _lock(target):
-            if not done.exists():
+            if not (done.exists() and target.exists()):
                 _fetch_kaggle(target)
                 done.touch()
     return target

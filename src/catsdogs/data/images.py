@@ -13,18 +13,22 @@ from pathlib import Path
 from catsdogs.stage import UserError, begin_worker
 
 import numpy as np
-from PIL import (
-    Image,
-    ImageOps,
-    TiffImagePlugin,  # noqa: F401  Pillow knows a format once its reader is imported
-    UnidentifiedImageError,
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 CHUNK = 64  # images that a worker decodes before it returns them
-# Pillow's other readers are seldom used, and one of them (EPS) starts another program.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+# What holds outside the pipeline; the defaults of split.max_megapixels and data.max_file_mb.
+MAX_MEGAPIXELS, MAX_FILE_MB = 100, 50
+# Not what only another program or library decodes (EPS, WMF, HDF5, …), nor what any bytes may pass
+# for (SPIDER, FITS, …).
+FORMATS = tuple(
+    """
+    AVIF BLP BMP CUR DCX DDS DIB FLI FTEX GBR GIF ICNS ICO IM JPEG JPEG2000 MSP PCD PCX PIXAR PNG
+    PPM PSD QOI SGI SUN TGA TIFF WEBP XBM XPM
+    """.split()  # noqa: SIM905
+)
+Image.init()  # imports the readers
+NO_MEMORY = "too little memory to decode an image: give more, or lower split.max_megapixels"
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -39,25 +43,28 @@ class UnusableImage(Exception):
 Decoded = tuple[str, np.ndarray | str]  # an image's name, and its pixels or why it is unusable
 
 
-def decode(content: bytes, size: int, interpolation: str, max_megapixels: float) -> np.ndarray:
-    """Decode an image file and squash it to a square.
+def decode(
+    content: bytes, size: int | tuple[int, int], interpolation: str, max_megapixels: float
+) -> np.ndarray:
+    """Decode an image file and squash it to a square, or to any height and width.
 
     Of an animation it takes the first frame. It applies the orientation in EXIF, makes what is
     transparent white, and reduces 16-bit grey to 8 bits.
 
     Args:
         content: the bytes of the file.
-        size: side of the square in pixels.
+        size: side of the square in pixels, or height and width.
         interpolation: a key of `INTERPOLATIONS`.
         max_megapixels: larger images are refused, before they are decoded.
 
     Returns:
-        RGB pixels, uint8, size×size×3.
+        RGB pixels, uint8, height×width×3.
 
     Raises:
         UnusableImage: with the reason.
+        UserError: there is too little memory. That is no property of the image.
     """
-    method = INTERPOLATIONS[interpolation]
+    height, width = (size, size) if isinstance(size, int) else size
     if not content:
         raise UnusableImage("the file is empty")
     try:
@@ -67,22 +74,46 @@ def decode(content: bytes, size: int, interpolation: str, max_megapixels: float)
                 megapixels = image.width * image.height / 1e6
                 if megapixels > max_megapixels:
                     raise UnusableImage(
-                        f"{image.width}x{image.height} pixels, more than split.max_megapixels"
+                        f"{image.width}x{image.height} pixels, more than split.max_megapixels "
+                        f"({max_megapixels:g})"
                     )
-                image.draft("RGB", (size, size))  # decodes a JPEG no larger than necessary
+                side = max(height, width)  # before EXIF turns it
+                image.draft("RGB", (side, side))  # decodes a JPEG no larger than necessary
                 image.load()
                 upright = _to_colour(ImageOps.exif_transpose(image))
-                return np.asarray(_on_white(upright.resize((size, size), method)))
+                method = INTERPOLATIONS[interpolation]
+                return np.asarray(_on_white(upright.resize((width, height), method)))
     except UnusableImage:
         raise
     except UnidentifiedImageError:
-        raise UnusableImage("not an image in a known format") from None
+        raise UnusableImage(f"not an image in a known format{_what(content)}") from None
     except Image.DecompressionBombError:
         raise UnusableImage("more pixels than split.max_megapixels") from None
     # On damaged files, Pillow's readers raise errors of any kind.
     except Exception as error:
+        if isinstance(error, MemoryError) or not _has_room(max_megapixels):
+            raise UserError(NO_MEMORY) from None
         detail = str(error) if isinstance(error, OSError) else type(error).__name__
         raise UnusableImage(f"damaged: {detail}") from None
+
+
+def _has_room(megapixels: float) -> bool:
+    """Whether there is memory for all that a decoder may want for so large an image.
+
+    Some decoders call an image damaged where they get no memory.
+    """
+    try:
+        np.empty(int(megapixels * 1e6) * 16, np.uint8)
+    except MemoryError:
+        return False
+    return True
+
+
+def _what(content: bytes) -> str:
+    """Name some formats that people take for a photograph's."""
+    if content[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
+        return ", but HEIC: convert it to JPEG"
+    return ", but a web page or SVG" if content.lstrip()[:1] == b"<" else ""
 
 
 def decode_archive(
@@ -96,7 +127,7 @@ def decode_archive(
         Each image's name, and its pixels or the reason why it cannot be used.
 
     Raises:
-        UserError: a worker was killed.
+        UserError: there is too little memory, or a worker was killed.
     """
     import joblib  # which knows a container's share of the cores; takes a while to import
 
@@ -116,8 +147,11 @@ def decode_archive(
             "a process that decodes images was killed, most likely because memory ran out: "
             "lower split.max_megapixels"
         ) from None
+    except MemoryError:  # reading a file, or handing pixels over
+        raise UserError(f"{archive}: {NO_MEMORY}") from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Python's own end would stumble over workers that are still at their chunk.
+        pool.shutdown(cancel_futures=True)
 
 
 def _map_ahead(
@@ -145,6 +179,8 @@ def _decode_chunk(
             results.append((name, decode(_opened(archive).read(name), *how)))
         except UnusableImage as unusable:
             results.append((name, str(unusable)))
+        except UserError as error:
+            raise UserError(f"{archive}: {name}: {error}") from None
     return results
 
 
@@ -158,6 +194,8 @@ def _to_colour(image: Image.Image) -> Image.Image:
     """Convert to RGB, or to RGBA where something is transparent."""
     if image.mode.startswith("I;16"):  # Pillow's own conversion cuts values off at 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "LAB":
+        raise UnusableImage("colours in LAB, which Pillow does not convert: store it as RGB")
     if image.mode in ("I", "F"):
         raise UnusableImage("pixels of 32 bits, whose white is not known")
     mode = "RGBA" if image.has_transparency_data else "RGB"

@@ -1,8 +1,6 @@
-"""How good predictions are: scores and curves. Dog is the positive class, 0.5 the threshold."""
+"""How good predictions are: scores and curves. The second class is positive, 0.5 the threshold."""
 
 from itertools import product
-
-from catsdogs.layout import CLASSES
 
 import numpy as np
 import pandas as pd
@@ -10,19 +8,25 @@ from scipy.stats import binomtest
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
+COMPARED = ("accuracy", "loss", "roc_auc")  # what people compare models by
 DIGITS = 6  # of every number that is written
-PROBABILITY_DIGITS = 9  # of P(dog); more than the cross-entropy tells apart
+PROBABILITY_DIGITS = 9  # of predictions; more than the cross-entropy tells apart
 CLIP = 1e-7  # how sure a prediction may be, as in Keras' own cross-entropy
 
 
 def score(
-    labels: np.ndarray, probabilities: np.ndarray, confidence: float, bins: int
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    classes: tuple[str, str],
+    confidence: float,
+    bins: int,
 ) -> dict[str, float]:
     """Compute all scores of a model.
 
     Args:
-        labels: 0 cat, 1 dog, N.
-        probabilities: P(dog), N.
+        labels: 0 or 1, N.
+        probabilities: P(1), N.
+        classes: the names of 0 and 1.
         confidence: of the accuracy's Wilson interval, between 0 and 1.
         bins: of the calibration error.
     """
@@ -32,9 +36,7 @@ def score(
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
         labels, predicted, average="binary", zero_division=0.0
     )
-    (cat_cat, cat_dog), (dog_cat, dog_dog) = metrics.confusion_matrix(
-        labels, predicted, labels=[0, 1]
-    )
+    counts = metrics.confusion_matrix(labels, predicted, labels=[0, 1])
     numbers = {
         "accuracy": right / len(labels),
         "accuracy_low": interval.low,
@@ -47,23 +49,21 @@ def score(
         "brier": metrics.brier_score_loss(labels, probabilities),
         "calibration_error": calibration_error(labels, probabilities, bins),
     }
-    counts = {
-        "cats_right": cat_cat,
-        "cats_wrong": cat_dog,
-        "dogs_right": dog_dog,
-        "dogs_wrong": dog_cat,
-    }
-    return {name: round(float(value), DIGITS) for name, value in numbers.items()} | {
-        name: int(value) for name, value in counts.items()
-    }
+    found = {name: round(float(value), DIGITS) for name, value in numbers.items()}
+    for label, name in enumerate(classes):
+        found |= {
+            f"{name}_right": int(counts[label, label]),
+            f"{name}_wrong": int(counts[label, 1 - label]),
+        }
+    return found
 
 
 def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> pd.DataFrame:
-    """Compare predicted with observed shares of dogs, in bins of equal width.
+    """Compare predicted with observed shares of the second class, in bins of equal width.
 
     Returns:
-        One row per bin that holds images: `predicted`, the mean P(dog); `observed`, the share of
-        dogs; `images`, their number.
+        One row per bin that holds images: `predicted`, the mean probability; `observed`, the
+        share; `images`, their number.
     """
     observed, predicted = calibration_curve(labels, probabilities, n_bins=bins)
     edges = np.linspace(0, 1, bins + 1)
@@ -84,10 +84,12 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int) 
     return float(np.average(gaps, weights=table["images"]))
 
 
-def confusion(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+def confusion(
+    labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, str]
+) -> pd.DataFrame:
     """Count the `images` of each `actual` class that are `predicted` as each class."""
     counts = metrics.confusion_matrix(labels, probabilities >= 0.5, labels=[0, 1])
-    table = pd.DataFrame(product(CLASSES, CLASSES), columns=["actual", "predicted"])
+    table = pd.DataFrame(product(classes, classes), columns=["actual", "predicted"])
     return table.assign(images=counts.ravel())
 
 

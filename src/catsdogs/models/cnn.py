@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
-
-from catsdogs.stage import UserError
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import keras
 
 
 Initializer = Literal["glorot_uniform", "glorot_normal", "he_uniform", "he_normal"]
+
+
+def too_small(stage: str, filters: Sequence[int], sections: Mapping[str, Any]) -> Iterator[str]:
+    """Yield whether the images of a stage are too small for so many convolutions."""
+    if "split" in sections:
+        side = size = sections["split"].image_size
+        for _ in filters:
+            side = (side - 2) // 2
+        if side < 1:
+            yield (
+                f"split.image_size is {size}, of which the {len(filters)} convolutions of "
+                f"{stage}.filters leave nothing: shorten filters, or raise split.image_size"
+            )
 
 
 def build(
@@ -33,21 +44,10 @@ def build(
 
     Returns:
         A model from RGB pixels, 0-255, N×size×size×3, to P(dog), N×1.
-
-    Raises:
-        UserError: the images are too small for so many convolutions.
     """
     import keras
     from keras import layers
 
-    side = size
-    for _ in filters:
-        side = (side - 2) // 2
-    if side < 1:
-        raise UserError(
-            f"{len(filters)} convolutions leave nothing of {size}x{size} pixels: "
-            "shorten `filters` or raise split.image_size"
-        )
     model = keras.Sequential([keras.Input((size, size, 3)), layers.Rescaling(1 / 255)])
     for count in filters:
         model.add(layers.Conv2D(count, 3, activation="relu", kernel_initializer=initializer))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from catsdogs import params
 from catsdogs.data.batches import TrainingBatches
-from catsdogs.stage import UserError
+from catsdogs.stage import UserError, one_line
 
 import numpy as np
 from pydantic import Field
@@ -42,12 +42,10 @@ def build_trunk(size: int, cut: str, file: Path | None) -> keras.Model:
         A model from pixels scaled to -1…1, N×size×size×3, to features.
 
     Raises:
-        UserError: the images are too small, or the weights are not InceptionV3's.
+        UserError: the weights are not InceptionV3's.
     """
     import keras
 
-    if size < SMALLEST:
-        raise UserError(f"split.image_size is {size} and InceptionV3 needs at least {SMALLEST}")
     whole = keras.applications.InceptionV3(
         include_top=False, weights=None, input_shape=(size, size, 3), name="inception_v3"
     )
@@ -55,7 +53,7 @@ def build_trunk(size: int, cut: str, file: Path | None) -> keras.Model:
         try:
             whole.load_weights(file)
         except (ValueError, OSError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise UserError(f"{file} does not hold weights of InceptionV3: {reason}") from None
     trunk = keras.Model(whole.input, whole.get_layer(cut).output, name="trunk")
     trunk.trainable = False
@@ -104,23 +102,14 @@ def divide(trunk: keras.Model, above: str) -> tuple[keras.Model, keras.Model]:
 
     Args:
         trunk: from pixels scaled to -1…1 to features.
-        above: the last block of the lower part.
+        above: the last block of the lower part; another one has to be above it.
 
     Returns:
         The lower part, frozen, and the upper part. Batch normalisation stays frozen there, in
         inference mode: a few images would spoil its statistics of many.
-
-    Raises:
-        UserError: the trunk ends with that block, or before it.
     """
     import keras
 
-    names = [layer.name for layer in trunk.layers]
-    if above not in names or not set(BLOCKS) & set(names[names.index(above) + 1 :]):
-        raise UserError(
-            f"train_inception.fine_tuning.above is {above}, and nothing of the trunk is above it: "
-            "name a block below train_inception.cut, or none"
-        )
     seam = trunk.get_layer(above).output
     lower = keras.Model(trunk.input, seam, name="trunk")
     lower.trainable = False

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catsdogs.files import replacing, write_zip
-from catsdogs.stage import UserError
+from catsdogs.stage import UserError, one_line
 
 if TYPE_CHECKING:
     import keras
@@ -56,7 +56,7 @@ def load(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{path} is not a model that Keras can load: {reason}") from None
 
 

@@ -43,7 +43,7 @@ READ_FEATURE_MAPS = (
 )
 READ_HEAT_MAPS = (
     "Right of each image is the same image under each model's heat map (Grad-CAM). Bright places "
-    "speak for the model's own answer: dog if P(dog) is at least 0.5, cat if it is below. ✓ is a "
+    "speak for the model's own answer: {1} if P({1}) is at least 0.5, {0} if it is below. ✓ is a "
     "right answer, ✗ a wrong one. Dark places hardly count. Each map has its own scale, up to its "
     "brightest place. If all is dark, nothing speaks for the answer."
 )
@@ -54,9 +54,10 @@ class HeatMaps(NamedTuple):
 
     images: np.ndarray  # uint8, N×size×size×3; N may be 0
     names: Sequence[str]
-    labels: np.ndarray  # 0 cat, 1 dog, N
+    labels: np.ndarray  # 0 or 1, N
+    classes: tuple[str, str]  # the names of 0 and 1
     maps: Mapping[str, np.ndarray]  # of each model, Grad-CAM, 0…1, N×rows×columns
-    probabilities: Mapping[str, np.ndarray]  # of each model, P(dog), N
+    probabilities: Mapping[str, np.ndarray]  # of each model, P(1), N
 
 
 def draw_filters(stage: str, kernels: np.ndarray, path: Path) -> None:
@@ -78,7 +79,7 @@ def draw_filters(stage: str, kernels: np.ndarray, path: Path) -> None:
 def draw_feature_maps(
     stage: str,
     images: np.ndarray,
-    labels: np.ndarray,
+    classes: Sequence[str],
     maps: Sequence[np.ndarray],
     channels: Sequence[np.ndarray],
     path: Path,
@@ -88,7 +89,7 @@ def draw_feature_maps(
     Args:
         stage: whose convolutions they are.
         images: uint8, N×size×size×3.
-        labels: 0 cat, 1 dog, N.
+        classes: the name of each image's class, N.
         maps: for each convolution its output, N×rows×columns×channels.
         channels: for each convolution the channels to draw.
         path: the PNG to write.
@@ -104,12 +105,12 @@ def draw_feature_maps(
         words = f"convolution {number} of {len(maps)}: {count} channels of {height}×{width}"
         block[0, 0].set(visible=True, frame_on=False)
         block[0, 0].text(0, 0.6, words, fontsize=PRINT, weight="bold")
-        for row, image, label, responses in zip(block[1:], images, labels, found, strict=True):
-            _show(row[0], f"a {layout.CLASSES[int(label)]}", {"X": image})
+        for row, image, kind, responses in zip(block[1:], images, classes, found, strict=True):
+            _show(row[0], _shorten(kind, 20), {"X": image})
             for place, channel in zip(row[2:], chosen, strict=False):
                 shades = {"X": responses[..., channel], "cmap": "gray", "vmin": 0}
                 _show(place, f"channel {channel}", shades | {"vmax": _white(found[..., channel])})
-    title = f"{layout.title(stage)}: what its convolutions find in a cat and a dog"
+    title = f"{layout.title(stage)}: what its convolutions find in each class"
     _save(figure, title, READ_FEATURE_MAPS, path)
 
 
@@ -131,26 +132,33 @@ def draw_heat_maps(heading: str, shown: HeatMaps, path: Path, subject: str = "")
     models = sorted(shown.maps, key=lambda model: model != subject)
     group = 1 + len(models)
     per_row = max(1, 10 // group)
+    positive = _shorten(shown.classes[1], 12)
+    # A long name takes a line of its own.
+    space, lines = (" ", 2) if len(positive) <= 5 else ("\n", 3)
     columns = ([1] * group + [0.25]) * per_row
     figure, axes = _grid(
-        0.85, columns[:-1], [1] * -(-len(shown.images) // per_row), caption=2 * CAPTION
+        0.85, columns[:-1], [1] * -(-len(shown.images) // per_row), caption=lines * CAPTION
     )
     groups = (
         row[start : start + group] for row in axes for start in range(0, len(row), group + 1)
     )
     for number, (places, image) in enumerate(zip(groups, shown.images, strict=False)):
         label, name = int(shown.labels[number]), shown.names[number].rpartition("/")[2]
-        _show(places[0], f"{name[-20:]}\na {layout.CLASSES[label]}", {"X": image})
+        _show(places[0], f"{name[-20:]}\n{_shorten(shown.classes[label], 20)}", {"X": image})
         for place, model in zip(places[1:], models, strict=True):
-            dog = shown.probabilities[model][number]
-            caption = (
-                f"{layout.title(model)}\nP(dog) {dog:.3f} {'✓' if (dog >= 0.5) == label else '✗'}"
-            )
+            p = shown.probabilities[model][number]
+            sign = "✓" if (p >= 0.5) == label else "✗"
+            caption = f"{layout.title(model)}\nP({positive}){space}{p:.3f} {sign}"
             heat = {"X": shown.maps[model][number], "cmap": HEAT, "vmin": 0, "vmax": 1}
             heat |= {"alpha": 0.55, "interpolation": "bicubic"}
             _show(place, caption, {"X": image}, heat, marked=model == subject)
     title = heading if len(shown.images) else f"{heading}: none"
-    _save(figure, title, READ_HEAT_MAPS, path, scale=True)
+    _save(figure, title, READ_HEAT_MAPS.format(*shown.classes), path, scale=True)
+
+
+def _shorten(name: str, most: int) -> str:
+    """Cut what a name has beyond so many characters: there is no room above a picture."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _grid(

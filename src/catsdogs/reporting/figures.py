@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
@@ -45,6 +46,7 @@ def colours(models: Iterable[str]) -> dict[str, str]:
 
 def blank(width: float, height: float) -> Figure:
     """Make an empty figure in the project's style; width and height in inches."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's is one that matplotlib may not have here
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

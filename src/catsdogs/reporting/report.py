@@ -25,6 +25,7 @@ ALWAYS_SHOWN = ("steps", "parameters", "trainable parameters")
 class Comparison:
     """What the page tells. Models go by their training stages, pairs by `<stage>/<stage>`."""
 
+    classes: tuple[str, str]  # their names; the second is positive
     drawn: bool  # the program drew the images; they are no photographs
     download: dict[str, Any]  # metrics/download.json
     split: dict[str, Any]  # metrics/split.json
@@ -72,11 +73,11 @@ GALLERIES = {
     ),
     "hits": (
         "Best hits",
-        "The validation images where a model was surest and right, half of them cats.",
+        "The validation images where a model was surest and right, half of each class.",
     ),
     "same_images": (
         "The same images in every experiment",
-        "The first cats and dogs of the validation images, to lay two reports side by side.",
+        "The first validation images of each class, to lay two reports side by side.",
     ),
     "filters": (
         "What the small networks look for",
@@ -84,7 +85,7 @@ GALLERIES = {
     ),
     "feature_maps": (
         "What they find",
-        "One cat and one dog, and what each convolution makes of them: bright where it responds.",
+        "An image of each class, and what each convolution makes of it: bright where it responds.",
     ),
 }
 
@@ -166,8 +167,9 @@ def summary(comparison: Comparison) -> str:
             rivals.append(other if one == leader else one)
         else:
             alike.append(f"{one} and {other} cannot be told apart")
+    hits = sum(score[f"{name}_right"] for name in comparison.classes)
     right = (
-        f"{score['cats_right'] + score['dogs_right']:,} of {images:,} {comparison.judges} images "
+        f"{hits:,} of {images:,} {comparison.judges} images "
         f"right, {score['accuracy']:.1%} ({100 * comparison.confidence:g}% interval "
         f"{100 * score['accuracy_low']:.1f} to {100 * score['accuracy_high']:.1f})"
     )

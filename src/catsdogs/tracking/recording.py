@@ -12,10 +12,12 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from catsdogs import layout
 from catsdogs.files import read_csv
@@ -24,10 +26,11 @@ from catsdogs.tracking.snapshots import Snapshot, of_workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import DatasetInput, FileInfo, Run
 
 CONTENT_TAG = "dvc.content"
 CHANGES_TAG = "git.changes"
+FILES_TAG = "files"  # how many artifacts a run has
 VALIDATION_TAG = "data.validation.md5"
 DATA_TAGS = {
     "data.md5": layout.PIXELS,
@@ -65,19 +68,31 @@ def record(snapshot: Snapshot, completed: bool = False) -> bool:
     Raises:
         UserError: DVC does not have what is to be recorded.
     """
-    # Everything is fetched first, so that nothing is begun that lacks a file at the end. But a
-    # model is large, so it is fetched from DVC's cache only if MLflow lacks it.
-    for stage in (*snapshot.trainings, "evaluate"):
-        for path in snapshot.outputs(stage):
-            if not (snapshot.files and path == layout.model(stage)):
-                snapshot.fetch(path)
     return _Recorder(store.connect(), snapshot).record(completed)
 
 
 def find_models(client: MlflowClient, experiment: str, md5: str) -> list[str]:
-    """Return the ids of the complete models with this MD5 in an experiment of MLflow."""
+    """Return the ids of the models with this MD5 that an experiment of MLflow has as a whole."""
+
+    def is_stored(model: str) -> bool:
+        files = _files(partial(client.list_logged_model_artifacts, model), "data")
+        return any(file.endswith(".keras") for file in files)
+
+    return [model for model in _described_models(client, experiment, md5) if is_stored(model)]
+
+
+def _described_models(client: MlflowClient, experiment: str, md5: str) -> list[str]:
+    """Return the ids of the models with this MD5 that were complete once."""
     found = client.search_logged_models([experiment], f"tags.`{store.MODEL_TAG}` = '{md5}'")
     return [model.model_id for model in found if model.status == "READY"]
+
+
+def _files(listed: Callable[[str | None], list[FileInfo]], folder: str | None = None) -> list[str]:
+    """Return the paths of all files in a folder of MLflow's, whose entries `listed` returns."""
+    files: list[str] = []
+    for entry in listed(folder):
+        files += _files(listed, entry.path) if entry.is_dir else [entry.path]
+    return files
 
 
 class _Recorder:
@@ -95,9 +110,9 @@ class _Recorder:
         }
         self.tags = {name: value for name, value in tags.items() if value}
         self.name = store.experiment_name(self.tags)
-        if CHANGES_TAG in self.tags:
+        if CHANGES_TAG in self.tags and snapshot.revision:
             self.name += " + changes"
-        self.scores = snapshot.read_json(layout.metrics("evaluate")) if snapshot.evaluated else {}
+        self.scores: dict[str, Any] = {}
 
     def record(self, completed: bool) -> bool:
         """Record the experiment, unless all of it is recorded already."""
@@ -110,12 +125,51 @@ class _Recorder:
             if completed:  # then its trainings were repeated, with the same models
                 for run in (run for stage in snapshot.trainings for run in self._live_runs(stage)):
                     self.client.delete_run(run.info.run_id)
-            return False
-        parent = (complete or same or [self._create(content)])[0]
-        for stage in snapshot.trainings:
-            self._record_training(parent.info.run_id, stage)
-        self._record_whole(parent.info.run_id, completed or "compare" in snapshot.stages)
+            if self._is_whole(complete[0]):
+                return False
+            tags = complete[0].data.tags  # another experiment or commit may have made the same
+            recorded = replace(
+                snapshot,
+                experiment=tags.get(store.EXPERIMENT_TAG, ""),
+                revision=tags.get(store.REVISION_TAG, ""),
+                committed=CHANGES_TAG not in tags,
+            )
+            _Recorder(self.client, recorded)._write(complete[0], completed)
+        else:
+            self._write(next(iter(complete or same), None), completed)
         return True
+
+    def _is_whole(self, parent: Run) -> bool:
+        """Tell whether MLflow still has the files of a complete run and those below it."""
+        runs = [parent]
+        for stage in self.snapshot.trainings:
+            tags = self._model_tags(stage)
+            below = self._find({store.PARENT_TAG: parent.info.run_id} | tags)
+            md5 = tags[store.MODEL_TAG]
+            if not below or not find_models(self.client, self.mlflow_experiment, md5):
+                return False
+            runs.append(below[0])
+        return all(
+            len(_files(partial(self.client.list_artifacts, run.info.run_id)))
+            >= int(run.data.tags.get(FILES_TAG, 1))
+            for run in runs
+        )
+
+    def _write(self, parent: Run | None, completed: bool) -> None:
+        """Write all runs of the experiment."""
+        snapshot = self.snapshot
+        # Everything is fetched first, so that nothing is begun that lacks a file at the end. But a
+        # model is large, so it is fetched from DVC's cache only if MLflow lacks it.
+        for stage in (*snapshot.trainings, "evaluate"):
+            for path in snapshot.outputs(stage):
+                if not (snapshot.files and path == layout.model(stage)):
+                    snapshot.fetch(path)
+        if snapshot.evaluated:
+            self.scores = snapshot.scores
+        run_id = (parent or self._create({CONTENT_TAG: snapshot.content})).info.run_id
+        for stage in snapshot.trainings:
+            self._record_training(run_id, stage)
+        self._record_whole(run_id, completed or "compare" in snapshot.stages)
 
     def _find(self, tags: Mapping[str, str]) -> list[Run]:
         """Return the runs with these tags, the latest first."""
@@ -164,8 +218,9 @@ class _Recorder:
         facts = snapshot.read_json(layout.facts(stage))
         params = store.parameters(snapshot.params, stage)
         params |= {name: str(facts[name]) for name in FACTS if name in facts}
-        where = snapshot.experiment or snapshot.revision
-        note = f"`dvc get . {layout.model(stage)} --rev {where}` fetches this model."
+        where = snapshot.experiment or (snapshot.revision if snapshot.committed else "")
+        get = f"`dvc get . {layout.model(stage)} --rev {where}` fetches this model."
+        note = get if where else _note(snapshot)
         tags = {store.SOURCE_TAG: f"src/{stage}.py", store.NOTE_TAG: note}
         self._finish(run_id, store.run_name(stage, self.name), params, identity | tags, files)
 
@@ -185,9 +240,13 @@ class _Recorder:
         with store.lock():  # two that find it missing would both store it
             stored = find_models(self.client, self.mlflow_experiment, md5)
             if not stored:
-                interpolation = self.snapshot.params["split"]["interpolation"]
-                path = self.snapshot.fetch(layout.model(stage))
-                return _store_model(run_id, md5, interpolation, path)
+                params, path = self.snapshot.params, self.snapshot.fetch(layout.model(stage))
+                notes = {
+                    "interpolation": params["split"]["interpolation"],
+                    "classes": "\n".join(params["data"].get("classes", layout.CATS_AND_DOGS)),
+                }
+                lost = _described_models(self.client, self.mlflow_experiment, md5)
+                stored = [_store_model(run_id, md5, notes, path, lost)]
         outputs = self.client.get_run(run_id).outputs
         linked = {each.model_id for each in outputs.model_outputs} if outputs else set()
         if linked.isdisjoint(stored):
@@ -230,6 +289,8 @@ class _Recorder:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target)
             client.log_artifacts(run_id, folder)
+            count = sum(path.is_file() for path in Path(folder).rglob("*"))
+        tags[FILES_TAG] = str(count)
         run = client.get_run(run_id)
         if CHANGES_TAG in run.data.tags and CHANGES_TAG not in tags:
             client.delete_tag(run_id, CHANGES_TAG)
@@ -257,15 +318,24 @@ class _Recorder:
         ]
 
 
-def _store_model(run_id: str, md5: str, interpolation: str, path: Path) -> str:
-    """Store a model file so that `mlflow models serve` answers for photographs: see `serving`."""
+def _store_model(
+    run_id: str, md5: str, notes: Mapping[str, str], path: Path, lost: Sequence[str]
+) -> str:
+    """Store a model file so that `mlflow models serve` answers for photographs: see `serving`.
+
+    Args:
+        run_id: the run that made it.
+        md5: its hash.
+        notes: what `serving` has to know besides, for each name of a file its text.
+        path: the file.
+        lost: such models whose files MLflow has lost; the first one gets them again.
+    """
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import AnyType
 
-    inputs = Schema([ColSpec(AnyType(), "image")])
-    outputs = Schema([ColSpec(DataType.string, "class"), ColSpec(DataType.double, "dog")])
+    positive = notes["classes"].splitlines()[1]
+    outputs = Schema([ColSpec(DataType.string, "class"), ColSpec(DataType.double, positive)])
     packages = []  # given here; MLflow would load the model in another process to find them out
     for name in MODEL_PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -273,17 +343,20 @@ def _store_model(run_id: str, md5: str, interpolation: str, path: Path) -> str:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it asks for an example, and would load the model for it
         shutil.copyfile(path, Path(folder, path.name))
-        Path(folder, "interpolation").write_text(interpolation, encoding="utf-8")
+        for name, text in notes.items():
+            Path(folder, name).write_text(text, encoding="utf-8")
         stored = Model.log(
             artifact_path=None,
             name=path.stem,
             flavor=mlflow.pyfunc,
-            run_id=run_id,
+            run_id=None if lost else run_id,  # which has that model already
+            model_id=lost[0] if lost else None,
             tags={store.MODEL_TAG: md5, store.SOURCE_TAG: f"src/{path.stem}.py"},
             loader_module="catsdogs.tracking.serving",
             data_path=folder,
             code_paths=[str(Path(__file__).parents[1])],
-            signature=ModelSignature(inputs, outputs),
+            # Of inputs it would have MLflow repeat a wrong request, with its image.
+            signature=ModelSignature(outputs=outputs),
             pip_requirements=packages,
         )
     return stored.model_id
@@ -299,6 +372,8 @@ def _note(snapshot: Snapshot) -> str:
         )
     if snapshot.committed:
         return f"`git checkout {revision} && dvc checkout` brings back all of it."
+    if not revision:
+        return "Made where there was no Git, so that no commit brings it back."
     return (
         f"Made from commit `{revision}` and changes that are not committed. Once they are, "
         "`catsdogs sync` names the commit here."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catsdogs import params
+from catsdogs import layout, params
 from catsdogs.files import digest
 from catsdogs.git import git
 from catsdogs.stage import UserError
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 LOCK = Path("dvc.lock")
 
 
+class NothingTrainedError(UserError):
+    """An experiment has no model, or the workspace has models that are not evaluated."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What `dvc.lock` says of one experiment, and where its files are."""
@@ -40,6 +45,7 @@ class Snapshot:
     params_file: Mapping[str, Any]  # the whole of `params.yaml`
     committed: bool = True  # whether the revision holds it, rather than what it was made from
     files: DVCFileSystem | None = None  # of a revision; the workspace's are read where they are
+    prefix: str = ""  # of their names there, if the project is in a folder of the repository
     folder: Path = Path()  # where the files are, or are put once they are asked for
 
     @property
@@ -78,6 +84,17 @@ class Snapshot:
         """The parameters that the stages were run with, but not as `params.yaml` has them."""
         return list(changed(self.params, self.params_file))
 
+    @property
+    def scores(self) -> Any:
+        """All scores of each evaluated model. Earlier commits have them in the metrics."""
+        new = layout.SCORES in self.outputs("evaluate")
+        return self.read_json(layout.SCORES if new else layout.metrics("evaluate"))
+
+    def last_epoch(self, stage: str) -> dict[str, float]:
+        """What a training measured in its last epoch. Earlier commits have it in the metrics."""
+        facts = self.read_json(layout.facts(stage))
+        return facts.get("last_epoch") or self.read_json(layout.metrics(stage))
+
     def outputs(self, stage: str) -> dict[Path, str]:
         """Return the files and folders that a stage made, with their MD5 as DVC has it."""
         return outputs({stage: self.stages.get(stage, {})})
@@ -96,22 +113,28 @@ class Snapshot:
         if self.files and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self.files.get(path.as_posix(), str(target), recursive=True)
+                self.files.get(f"{self.prefix}{path.as_posix()}", str(target), recursive=True)
             except OSError:
-                raise UserError(
-                    f"DVC's cache lacks {path} of {self.experiment or self.revision[:7]}: "
-                    "`dvc pull` it from where the experiment was run, or run it again"
-                ) from None
+                raise UserError(f"DVC's cache lacks {path} of {self._again()}") from None
         if not target.exists() or outputs(self.stages).get(path) not in (None, _md5(target)):
             raise UserError(f"{path} is not what dvc.lock has: run `dvc repro`")
         return target
+
+    def _again(self) -> str:
+        """Return what it is called, and how its files are made again."""
+        if self.experiment:
+            return f"{self.experiment}: `dvc exp apply {self.experiment}` and `dvc repro` make it"
+        name = self.revision[:7]
+        if self.revision == git("rev-parse", "HEAD"):
+            return f"{name}: `dvc repro` makes it"
+        return f"{name}: `git checkout {name}` and `dvc repro` make it"
 
 
 def of_workspace() -> Snapshot:
     """Return the experiment in the working directory.
 
     Raises:
-        UserError: not all of its models are made and evaluated.
+        NothingTrainedError: not all of its models are made and evaluated.
     """
     stages = _coherent(LOCK.read_text(encoding="utf-8") if LOCK.exists() else "")
     # Until a stage ends, `dvc.lock` has what it made the last time.
@@ -120,8 +143,8 @@ def of_workspace() -> Snapshot:
     experiment, revision = tags.get(store.EXPERIMENT_TAG, ""), tags.get(store.REVISION_TAG, "")
     snapshot = Snapshot(experiment, revision, stages, params.read())
     if not snapshot.evaluated:
-        raise UserError("the workspace is not evaluated yet: run `dvc repro`")
-    head = replace(snapshot, stages=_coherent(git("show", f"HEAD:{LOCK}")))
+        raise NothingTrainedError("the workspace is not evaluated yet: run `dvc repro`")
+    head = replace(snapshot, stages=_coherent(git("show", f"HEAD:./{LOCK}", optional=True)))
     return replace(snapshot, committed=head.content == snapshot.content)
 
 
@@ -130,19 +153,21 @@ def of_revision(revision: str, experiment: str = "", base: str = "") -> Iterator
     """Give what a commit holds: with its name and base, if it is an experiment of DVC.
 
     Raises:
-        UserError: the revision has no model.
+        NothingTrainedError: the revision has no model.
+        UserError: Git cannot be asked.
     """
     from dvc.api import DVCFileSystem
 
     snapshot = _in_git(revision)
     if not snapshot.trainings:
-        raise UserError(f"{experiment or revision[:7]} has no model in its dvc.lock")
+        raise NothingTrainedError(f"{experiment or revision[:7]} has no model in its dvc.lock")
     with tempfile.TemporaryDirectory(prefix="catsdogs-") as folder:
         yield replace(
             snapshot,
             experiment=experiment,
             revision=base or revision,
-            files=DVCFileSystem(rev=revision),
+            files=DVCFileSystem(rev=revision, subrepos=True),
+            prefix=git("rev-parse", "--show-prefix"),
             folder=Path(folder),
         )
 
@@ -165,8 +190,8 @@ def changed(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, A
 
 def setting(name: str, value: Any) -> str:
     """Return a parameter as `dvc exp run --set-param` takes it."""
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return f"{name}={text}"
+    is_plain = isinstance(value, str) and re.fullmatch(r"[\w./:+-]+", value)  # to Hydra's grammar
+    return f"{name}={value if is_plain else json.dumps(value, separators=(',', ':'))}"
 
 
 def outputs(stages: Mapping[str, Any]) -> dict[Path, str]:
@@ -181,7 +206,7 @@ def read_lock(text: str) -> dict[str, Any]:
 
 
 def _in_git(revision: str) -> Snapshot:
-    lock, text = (git("show", f"{revision}:{path}") for path in (LOCK, params.PARAMS))
+    lock, text = (git("show", f"{revision}:./{path}") for path in (LOCK, params.PARAMS))
     return Snapshot("", revision, _coherent(lock), yaml.safe_load(text) or {})
 
 

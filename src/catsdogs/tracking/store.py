@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from catsdogs import layout, params
 from catsdogs.git import git
-from catsdogs.stage import UserError
+from catsdogs.stage import UserError, one_line
 
 from filelock import FileLock
 
@@ -29,7 +31,15 @@ REVISION_TAG = "git.revision"
 PARENT_TAG = "mlflow.parentRunId"
 SOURCE_TAG = "mlflow.source.name"
 NOTE_TAG = "mlflow.note.content"
-SHARED = ("data", "split", "runtime")  # sections of params.yaml that concern every training
+DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
+ARTIFACT_PATHS = {  # columns of a database
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
+# Sections of params.yaml that concern every training.
+SHARED = ("data", "split", "runtime", "rehearsal")
 
 
 def attempt(what: str, action: Callable[[], object]) -> bool:
@@ -60,12 +70,37 @@ def needed(problem: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Return what an error says, in one line, without a password or a token."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return re.sub(r"\?\S*", "", re.sub(r"//\S*@", "//", text))[:300]
+    text = one_line(error) or type(error).__name__
+    return re.sub(r"\?\S*", "", re.sub(r"//\S*@", "//", text))
+
+
+def address() -> str:
+    """Return the store that `MLFLOW_TRACKING_URI` names, or `mlflow.db`.
+
+    A relative path is the main checkout's: DVC deletes the folder that an experiment is run in.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{layout.TRACKING_STORE}"
+    if sqlite := re.fullmatch(r"(sqlite[^:]*:///)(?!:)(.+)", given):
+        return f"{sqlite[1]}{layout.resolve(sqlite[2])}"
+    path = given.removeprefix("file:")
+    if given.startswith("databricks") or path.startswith("//") or (path == given and ":" in path):
+        return given
+    return layout.resolve(path).as_uri()
+
+
+def artifacts(store: str) -> Path | None:
+    """Return where a database's artifacts belong; None where the store itself knows.
+
+    MLflow would take a folder of the working directory, and that of an experiment is deleted.
+    """
+    if not DATABASE.match(store):
+        return None
+    file = store.partition("sqlite:///")[2]
+    return (Path(file).parent if file else layout.ROOT) / "mlartifacts"
 
 
 def connect() -> MlflowClient:
-    """Return a client of the store that `MLFLOW_TRACKING_URI` names, or of `mlflow.db`."""
+    """Return a client of the store at `address`."""
     # By default MLflow tries every call for minutes, and a training would wait.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -73,10 +108,32 @@ def connect() -> MlflowClient:
 
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors become one line here
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        mlflow.set_tracking_uri(f"sqlite:///{layout.TRACKING_STORE}")
+    mlflow.set_tracking_uri(address())
     with lock():  # two that make one SQLite file's tables both fail
-        return mlflow.MlflowClient()
+        client = mlflow.MlflowClient()
+        _find_artifacts(client)
+    return client
+
+
+def _find_artifacts(client: MlflowClient) -> None:
+    """Correct the paths in a SQLite file that was moved or copied with its artifacts.
+
+    They are absolute, and MLflow has no call that changes them.
+    """
+    file = client.tracking_uri.partition("sqlite:///")[2]
+    experiment = client.get_experiment_by_name(EXPERIMENT) if file else None
+    if experiment is None:
+        return
+    before, now = experiment.artifact_location, Path(file).with_name("mlartifacts")
+    old = Path(unquote(urlsplit(before).path))
+    if old.name != now.name or old == now:  # elsewhere on purpose, or in its place
+        return
+    if old.exists() and (not now.exists() or old.samefile(now)):
+        return
+    with closing(sqlite3.connect(file)) as database, database:
+        for table, column in ARTIFACT_PATHS.items():
+            change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"  # noqa: S608
+            database.execute(change, (before, now.as_uri()))
 
 
 def lock() -> FileLock:
@@ -93,10 +150,8 @@ def open_experiment(client: MlflowClient) -> str:
 
     with lock():
         if client.get_experiment_by_name(EXPERIMENT) is None:
-            # A server knows where its artifacts go. For a local store MLflow would take a folder
-            # of the working directory, and that of a temporary experiment is deleted.
-            store = client.tracking_uri.partition("sqlite:///")[2]
-            where = Path(store).absolute().with_name("mlartifacts").as_uri() if store else None
+            folder = artifacts(client.tracking_uri)
+            where = folder.as_uri() if folder else None
             # The interface asks its first visitor for the kind; this answers.
             tags = {"mlflow.experimentKind": "custom_model_development"}
             try:
@@ -111,7 +166,8 @@ def current_tags() -> dict[str, str]:
     """Return the tags that tell which experiment this process is part of."""
     tags = {
         EXPERIMENT_TAG: os.environ.get("DVC_EXP_NAME", ""),
-        REVISION_TAG: os.environ.get("DVC_EXP_BASELINE_REV") or git("rev-parse", "HEAD"),
+        REVISION_TAG: os.environ.get("DVC_EXP_BASELINE_REV")
+        or git("rev-parse", "--verify", "--quiet", "HEAD", optional=True),
     }
     return {name: value for name, value in tags.items() if value}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Self, TypeVar
@@ -61,8 +61,22 @@ class Settings(Phase):
     weight_averaging: params.Share
     batch_size: params.Count
     steps_per_epoch: params.Count
-    validation_steps: params.Count
+    validation_steps: Annotated[params.Whole, Field(ge=0, le=1_000_000)]  # 0: all images
     seed: params.Seed
+
+    def conflicts(self, name: str, sections: Mapping[str, Any]) -> Iterator[str]:
+        """Yield each phase that ends before its learning rate has risen."""
+        for key, phase in self.phases().items():
+            steps = phase.epochs * self.steps_per_epoch
+            if self.warmup_steps >= steps:
+                yield (
+                    f"{name}.warmup_steps is {self.warmup_steps} but should be less than the "
+                    f"{steps} steps of {name}.{key}"
+                )
+
+    def phases(self) -> dict[str, Phase]:
+        """Return the phases of the training, by the parameter that has the epochs of each."""
+        return {"epochs": self}
 
     def files(self) -> list[Path]:
         """Return the files that the training reads besides the split."""
@@ -73,6 +87,9 @@ class Settings(Phase):
         names = ("steps_per_epoch", "validation_steps", "warmup_steps")
         given = {name: getattr(self, name) for name in names}
         steps = {name: count and max(1, round(count * share)) for name, count in given.items()}
+        shortest = min(phase.epochs for phase in self.phases().values())
+        most = shortest * steps["steps_per_epoch"] - 1  # which rounding must not exceed
+        steps["warmup_steps"] = min(steps["warmup_steps"], most)
         return self.model_copy(update=steps)
 
 
@@ -84,7 +101,7 @@ def begin(stage: str, section: type[SettingsT]) -> Iterator[Training[SettingsT]]
     """Begin the training of a stage, or resume it where a killed one stopped.
 
     This reads `params.yaml`, pins what the computation depends on and imports Keras. Drawn images
-    (`data.source: sample`) are rehearsed with: `runtime.rehearsal`.
+    (`data.source: sample`) are rehearsed with: `rehearsal`.
 
     Args:
         stage: for example `train_basic`.
@@ -93,6 +110,7 @@ def begin(stage: str, section: type[SettingsT]) -> Iterator[Training[SettingsT]]
     Raises:
         UserError: a section of `params.yaml` is wrong.
     """
+    params.check()
     given = params.load(stage, section)
     pinned = runtime.load()
     settings = given.rehearsed(pinned.steps)
@@ -100,7 +118,7 @@ def begin(stage: str, section: type[SettingsT]) -> Iterator[Training[SettingsT]]
     print(f"{stage} computes with {pinned.describe()}")
     if pinned.steps < 1:
         print(
-            f"drawn images, a rehearsal (runtime.rehearsal.steps: {pinned.steps:g}): "
+            f"drawn images, a rehearsal (rehearsal.steps: {pinned.steps:g}): "
             f"{settings.epochs} epochs of {settings.steps_per_epoch} steps instead of "
             f"{given.steps_per_epoch}"
         )
@@ -156,7 +174,7 @@ class Training(Generic[SettingsT]):
     def validation(self) -> FixedBatches:
         """Return the validation images that are looked at after every epoch."""
         subset, size = read_subset(layout.VALIDATION), self.settings.batch_size
-        limit = self.settings.validation_steps * size
+        limit = self.settings.validation_steps * size or None
         return FixedBatches(PixelReader(layout.PIXELS), subset, size, limit)
 
     def fit(
@@ -225,16 +243,17 @@ class Training(Generic[SettingsT]):
         for quantity in ("accuracy", "loss"):
             figure = layout.curve_figure(self.stage, quantity)
             figures.curve(curves, quantity, self.stage, figure)
-        computed = {"runtime": self.runtime.describe()}
-        last = curves[list(CURVES)].iloc[-1].to_dict()
-        write_json(layout.metrics(self.stage), last | computed)
+        last, used = curves[list(CURVES)].iloc[-1].to_dict(), self.runtime.describe()
+        compared = {name: last[name] for name in ("val_accuracy", "val_loss")}
+        write_json(layout.metrics(self.stage), compared | {"runtime": used})
         known = {
             "settings": self.given.model_dump(),
             "planned_steps": self._epochs * self.given.steps_per_epoch,
             "steps": self.step,
             "parameters": model.count_params(),
             "trainable_parameters": sum(math.prod(w.shape) for w in model.trainable_weights),
-            **computed,
+            "runtime": used,
+            "last_epoch": last,
         }
         write_json(layout.facts(self.stage), known | (facts or {}))
         saved.save(model, layout.model(self.stage))
