@@ -84,14 +84,18 @@ def main() -> None:
 
 
 def build_head(shape: tuple[int, ...], settings: TrainInception) -> keras.Model:
-    """Build the classifier, from features to P(dog)."""
+    """Build the classifier, from features to P(second class).
+
+    It computes in float32. A step is bound by reading and writing its weights, so that 16-bit
+    products would only add their conversion.
+    """
     import keras
     from keras import layers
 
     features = keras.Input(shape)
     signal = layers.Flatten()(features)
     for units in settings.dense:
-        signal = layers.Dense(units, activation="relu")(signal)
+        signal = layers.Dense(units, activation="relu", dtype="float32")(signal)
     signal = layers.Dropout(settings.dropout)(signal)
     return keras.Model(
         features, layers.Dense(1, activation="sigmoid", dtype="float32")(signal), name="head"

@@ -40,6 +40,7 @@ COMMANDS = {
             5,
         ),
     },
+    "preset": {"preset": (None,), "preset better": ("better",)},
     "results": {
         "results one two": (("one", "two"), Path("docs/results")),
         "results one --folder mine": (("one",), Path("mine")),

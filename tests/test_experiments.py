@@ -468,6 +468,8 @@ def test_results_of_experiments_can_be_kept_in_git_and_made_again(unkept):
             assert ((answers >= 0.5) == (made[stage] >= 0.5)).all()
             assert (made[stage] - answers).between(0, 1e-4).all()
             assert model["evaluated"] == scores[stage]
+            assert model["cpu_seconds"] > 1
+            assert ", 2 threads, " in model["runtime"]
             own = curves[(curves["experiment"] == name) & (curves["model"] == stage)]
             written = pd.read_csv(checkout.path / f"plots/training/{stage}.csv")
             assert own[list(written)].reset_index(drop=True).equals(written)

@@ -1,4 +1,6 @@
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import train_augmented
 import train_basic
 import train_inception
 from catsdogs import params, runtime
+from catsdogs.commands import preset
 from catsdogs.stage import UserError
 from compare import Compare
 
@@ -80,7 +83,7 @@ def test_a_whole_number_may_be_written_as_a_power(tmp_path):
         ),
         ("train_basic", {"epochs": None}, "train_basic.epochs is None but"),
         ("train_basic", {"epoch": 3}, "train_basic.epoch is unknown: did you mean epochs?"),
-        ("train_basic", {"optimizer": "adamw"}, "should be 'adam', 'rmsprop' or 'sgd'"),
+        ("train_basic", {"optimizer": "adamw"}, "should be 'adam', 'rmsprop', 'sgd' or 'muon'"),
         ("train_basic", {"dense": [128, 0]}, "train_basic.dense.1 is 0 but"),
         (
             "train_augmented",
@@ -300,3 +303,65 @@ def test_a_wrong_section_stops_a_stage_before_it_touches_anything(checkout):
         "error: params.yaml: data.sample_images is 7 but should be greater than or equal to 20"
     )
     assert not (checkout.path / "data").exists()
+
+
+PRESETS = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A folder with params.yaml and the presets, as the working directory."""
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    shutil.copytree(REPOSITORY / "presets", tmp_path / "presets")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_changes_its_parameters_and_nothing_else(root, name, capsys):
+    before = (root / "params.yaml").read_text()
+    preset.main(name)
+    params.check()
+    after = (root / "params.yaml").read_text()
+    old, new = (dict(params.flatten(yaml.safe_load(text))) for text in (before, after))
+    assert {key: new[key] for key in preset.read(name)} == preset.read(name)
+    changed = {key for key in old if old[key] != new[key]}
+    said = capsys.readouterr().out.splitlines()
+    assert {line.partition(":")[0] for line in said[:-1]} == changed
+    comments = [[line.partition("#")[2] for line in text.splitlines()] for text in (before, after)]
+    assert comments[0] == comments[1]
+    lines = zip(before.splitlines(), after.splitlines(), strict=True)
+    assert sum(one != other for one, other in lines) == len(changed) > 0
+    preset.main(name)
+    assert (root / "params.yaml").read_text() == after
+
+
+def test_the_presets_are_listed(root, capsys):
+    preset.main(None)
+    said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(said) == PRESETS
+    assert all(text.endswith(".") for text in said.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "mine is no preset; known are"),
+        ("after: bettr", "bettr is no preset: did you mean better?"),
+        ("after: mine", "mine comes after itself"),
+        ("train_basic: {optimiser: sgd}", "train_basic.optimiser, which is unknown: did you mean"),
+        ("train_basics: {optimizer: sgd}", "train_basics.optimizer, which is unknown: did you me"),
+        ("train_basic: 3", "train_basic, which is unknown"),
+        ("- 1", "mine.yaml holds no sections"),
+        ("{", "mine.yaml is not YAML"),
+        ("train_basic: {augmentation: {zoom: 1}}", "train_basic.augmentation.zoom, which is unk"),
+    ],
+)
+def test_what_is_no_preset_is_one_line(root, text, said):
+    if text:
+        (root / "presets/mine.yaml").write_text(text)
+    before = (root / "params.yaml").read_text()
+    with pytest.raises(UserError, match=re.escape(said)) as raised:
+        preset.main("mine")
+    assert "\n" not in str(raised.value)
+    assert (root / "params.yaml").read_text() == before

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from catsdogs import layout, params
 from catsdogs.commands import results
 from catsdogs.stage import UserError
+from catsdogs.tracking import live
 
 import pandas as pd
 import pytest
@@ -30,6 +31,7 @@ def committed(monkeypatch):
     """The params.yaml of the commit that the experiments below are made from."""
     text = yaml.safe_dump({"data": {"source": "sample"}, "train_one": {"rate": "1e-3", "seed": 1}})
     monkeypatch.setattr(results, "git", lambda *_: text)
+    monkeypatch.setattr(live, "find_cost", {"one-train_one": 12.3}.get)
 
 
 def experiment(folder, name, stages, **changes):
@@ -42,7 +44,7 @@ def experiment(folder, name, stages, **changes):
     }
     for stage in stages:
         written[layout.curves(stage)] = "epoch,loss\n1,0.50\n2,0.250\n"
-        written[layout.facts(stage)] = json.dumps({"settings": {}, "steps": 6, "parameters": 1})
+        written[layout.facts(stage)] = json.dumps({"runtime": "float32, 2 threads", "steps": 6})
     for path, text in written.items():
         (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / name / path).write_text(text)
@@ -82,9 +84,12 @@ def test_experiments_with_other_models_are_kept_side_by_side(tmp_path):
     assert list(runs) == ["one", "two"]
     assert runs["one"]["models"]["train_two"] == {
         "md5": "one-train_two",
+        "runtime": "float32, 2 threads",
+        "cpu_seconds": None,
         "last_epoch": {"steps": 6, "loss": 0.25, "val_loss": 0.5},
         "evaluated": {"accuracy": 1.0},
     }
+    assert runs["one"]["models"]["train_one"]["cpu_seconds"] == 12.3
     assert runs["one"]["images"] == {"images.npy": "pixels", "validation.csv": "validation"}
     assert (tmp_path / "kept/curves.csv").read_text().splitlines()[:3] == [
         "experiment,model,epoch,loss",

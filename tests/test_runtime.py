@@ -159,6 +159,7 @@ def test_a_killed_training_goes_on_whatever_it_computes_with(copy, backend, prec
     pytest.importorskip(backend)
     stage = "train_inception"
     how = {"schedule": "cosine", "warmup_steps": 2, "weight_averaging": 0.5}
+    how["optimizer"] = "rmsprop" if precision == "float32" else "muon"
     tuned = {"above": "mixed6", "epochs": 1, "learning_rate": 1e-3}
     copy.change_params(
         {

@@ -2,7 +2,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from catsdogs import runtime
-from catsdogs.training import loop
+from catsdogs.training import loop, optimizers
 from catsdogs.training.checkpoints import State
 
 import numpy as np
@@ -16,7 +16,7 @@ def test_one_pass_over_large_weights_is_the_optimizers_own_formula(name, monkeyp
     import keras
     import tensorflow as tf
 
-    monkeypatch.setattr(loop, "LARGE", 32)
+    monkeypatch.setattr(optimizers, "LARGE", 32)
     compiled = []
     function = tf.function
 
@@ -29,7 +29,7 @@ def test_one_pass_over_large_weights_is_the_optimizers_own_formula(name, monkeyp
     labels = (images[:, 0] > 0).astype("float32")
     own = getattr(keras.optimizers, name)
     weights = []
-    for optimizer in (own, loop.single_pass(own)):
+    for optimizer in (own, optimizers.single_pass(own)):
         keras.utils.set_random_seed(1)
         model = keras.Sequential(
             [keras.Input((8,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1, "sigmoid")]
@@ -44,31 +44,101 @@ def test_one_pass_over_large_weights_is_the_optimizers_own_formula(name, monkeyp
 
 
 def settings(**changes):
-    given = {"schedule": "constant", "warmup_steps": 0, "steps_per_epoch": 25, "epochs": 4}
-    given |= {"learning_rate": 0.5, "optimizer": "sgd", "weight_averaging": 0.0}
+    given = {"schedule": "constant", "decay_share": 1.0, "warmup_steps": 0}
+    given |= {
+        "steps_per_epoch": 25,
+        "epochs": 4,
+        "learning_rate": 0.5,
+        "optimizer": "sgd",
+        "weight_averaging": 0.0,
+    }
     return SimpleNamespace(**given | changes)
 
 
 @pytest.mark.parametrize(
-    ("changes", "rates"),
+    ("warmup", "schedule", "share", "rates"),
     [
-        ({}, {0: 0.5, 99: 0.5}),
-        ({"schedule": "cosine"}, {0: 0.5, 50: 0.25, 100: 0.0}),
-        ({"warmup_steps": 20}, {0: 0.0, 10: 0.25, 20: 0.5, 99: 0.5}),
-        ({"schedule": "cosine", "warmup_steps": 20}, {0: 0, 10: 0.25, 20: 0.5, 60: 0.25, 100: 0}),
+        (0, "constant", 1.0, {0: 0.5, 99: 0.5}),
+        (0, "cosine", 1.0, {0: 0.5, 50: 0.25, 75: 0.073223, 100: 0.0}),
+        (20, "constant", 1.0, {0: 0.0, 10: 0.25, 20: 0.5, 99: 0.5}),
+        (20, "cosine", 1.0, {0: 0.0, 10: 0.25, 20: 0.5, 60: 0.25, 100: 0.0}),
+        (0, "linear", 1.0, {0: 0.5, 50: 0.25, 100: 0.0}),
+        (0, "linear", 0.4, {0: 0.5, 60: 0.5, 80: 0.25, 90: 0.125, 100: 0.0}),
+        (20, "linear", 0.9, {10: 0.25, 20: 0.5, 60: 0.25, 100: 0.0}),
+        (20, "cosine", 0.2, {10: 0.25, 50: 0.5, 80: 0.5, 90: 0.25, 100: 0.0}),
     ],
 )
-def test_the_rate_of_each_step(changes, rates):
-    rate = loop.learning_rate(settings(**changes), settings(**changes))
+def test_the_rate_of_each_step(warmup, schedule, share, rates):
+    rate = optimizers.learning_rate(0.5, 100, warmup, schedule, share)
     for step, wanted in rates.items():
         found = rate(step) if callable(rate) else rate
-        assert float(found) == pytest.approx(wanted, abs=1e-6)
+        assert float(found) == pytest.approx(wanted, abs=1e-6), step
 
 
-def test_a_second_phase_has_a_rate_of_its_own():
+def test_a_second_phase_has_a_rate_of_its_own(run):
     second = SimpleNamespace(epochs=2, learning_rate=0.1)
-    rate = loop.learning_rate(settings(schedule="cosine"), second)
-    assert [float(rate(step)) for step in (0, 25, 50)] == pytest.approx([0.1, 0.05, 0], abs=1e-6)
+    fitted = run(schedule="cosine")
+    seen = []
+    for phase in (None, second):
+        model = small_model()
+        loop.compile_model(model, fitted.settings, phase or fitted.settings)
+        rate = model.optimizer._learning_rate
+        seen.append([float(rate(step)) for step in (0, 25, 50)])
+    assert seen[1] == pytest.approx([0.1, 0.05, 0], abs=1e-6)
+    assert seen[0][2] == pytest.approx(0.25, abs=1e-6)
+
+
+def orthogonal(matrix):
+    """Five of Newton and Schulz's steps, as Keller Jordan has them."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    turned = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    turned = turned / (np.linalg.norm(turned) + 1e-7)
+    for _ in range(5):
+        square = turned @ turned.T
+        turned = a * turned + (b * square + c * square @ square) @ turned
+    return turned.T if matrix.shape[0] > matrix.shape[1] else turned
+
+
+def test_muon_learns_hidden_kernels_as_matrices_and_adam_the_rest():
+    import keras
+    from keras import layers
+
+    def build():
+        keras.utils.set_random_seed(1)
+        return keras.Sequential(
+            [
+                keras.Input((6, 6, 3)),
+                layers.Conv2D(4, 3, activation="relu"),  # sees pixels
+                layers.Conv2D(5, 2, activation="relu"),  # 16 rows, 5 columns
+                layers.Flatten(),
+                layers.Dense(60, activation="relu"),  # 45 rows, 60 columns
+                layers.Dense(1, activation="sigmoid"),
+            ]
+        )
+
+    rng, rate = np.random.default_rng(0), 0.01
+    muon, adam = build(), build()
+    muon.optimizer, adam.optimizer = optimizers.muon()(rate), keras.optimizers.Adam(rate)
+    weights = [variable.numpy().astype("float64") for variable in muon.trainable_variables]
+    hidden = [2, 4]
+    momenta = {i: np.zeros_like(weights[i]) for i in hidden}
+    for _ in range(3):
+        gradients = [rng.normal(size=weight.shape).astype("float32") for weight in weights]
+        for model in (muon, adam):
+            model.optimizer.apply(
+                [keras.ops.convert_to_tensor(each) for each in gradients],
+                model.trainable_variables,
+            )
+        for i in hidden:
+            momenta[i] = 0.95 * momenta[i] + gradients[i]
+            matrix = (gradients[i] + 0.95 * momenta[i]).reshape(-1, weights[i].shape[-1])
+            step = orthogonal(matrix) * 0.2 * np.sqrt(max(matrix.shape))
+            weights[i] -= rate * step.reshape(weights[i].shape)
+    for i, (one, other) in enumerate(
+        zip(muon.trainable_variables, adam.trainable_variables, strict=True)
+    ):
+        wanted = weights[i] if i in hidden else other.numpy()
+        assert np.allclose(one.numpy(), wanted, atol=2e-5), one.path
 
 
 class Steps:
@@ -147,6 +217,7 @@ def test_the_kept_weights_are_their_moving_average(run):
     "changes",
     [
         {"optimizer": "rmsprop"},
+        {"optimizer": "muon", "schedule": "linear", "decay_share": 0.3},
         {"optimizer": "adam", "schedule": "cosine", "warmup_steps": 2, "weight_averaging": 0.5},
     ],
 )
@@ -172,13 +243,19 @@ def test_a_training_that_dies_at_any_step_goes_on_as_if_it_had_not(nowhere, chan
     def train(checkpoint):
         keras.utils.set_random_seed(1)
         model = keras.Sequential(
-            [keras.Input((8,)), keras.layers.Dropout(0.5), keras.layers.Dense(1, "sigmoid")]
+            [
+                keras.Input((8,)),
+                keras.layers.Dense(4, "relu"),
+                keras.layers.Dropout(0.5),
+                keras.layers.Dense(1, "sigmoid"),
+            ]
         )
         how = {"steps_per_epoch": 3, "epochs": 2, "learning_rate": 0.05}
         fitted = begin(checkpoint, 1, **how, **changes)
         fitted.fit(model, Steps(), Steps())
         fitted.fit(model, Steps(), Steps(), SimpleNamespace(epochs=1, learning_rate=0.01))
-        return model.layers[1].kernel.numpy().tobytes(), fitted.history
+        weights = [each.numpy().tobytes() for each in model.weights]
+        return weights, fitted.history
 
     undisturbed = train(Mortal())
     for last in range(1, 10):
@@ -188,6 +265,12 @@ def test_a_training_that_dies_at_any_step_goes_on_as_if_it_had_not(nowhere, chan
             train(checkpoint)
         checkpoint.last = 99
         assert train(checkpoint) == undisturbed, f"after step {last}"
+
+
+def test_a_resumed_training_counts_what_was_spent_before_it(nowhere):
+    progress = {"step": 3, "history": [], "phase": 1, "cpu_seconds": 1000.0}
+    checkpoint = SimpleNamespace(load=lambda: State([], progress))
+    assert 1000 < begin(checkpoint, 10).cpu_seconds < 2000
 
 
 def test_a_second_phase_goes_on_with_the_steps_and_the_epochs(run):

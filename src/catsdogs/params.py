@@ -11,7 +11,7 @@ import re
 import reprlib
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -203,7 +203,7 @@ def _wrong_models(sections: Mapping[str, Any]) -> list[str]:
     if not isinstance(models, list) or not models or len(set(map(str, models))) < len(models):
         return [f"evaluate.models is {models!r} but should list training stages"]
     return [
-        f"evaluate.models has {name}, which is no training stage{_known(name, trainings)}"
+        f"evaluate.models has {name}, which is no training stage{suggest(name, trainings)}"
         for name in models
         if name not in trainings
     ]
@@ -226,7 +226,7 @@ def read(path: Path = PARAMS) -> dict[str, Any]:
     known = [*SECTIONS, *_trainings(document)]
     for section in document:
         if section not in known:
-            raise UserError(f"{path}: {section} is unknown{_known(section, known)}")
+            raise UserError(f"{path}: {section} is unknown{suggest(section, known)}")
     return document
 
 
@@ -258,7 +258,7 @@ def _explain(section: str, model: type[BaseModel], error: ValidationError) -> st
         key = ".".join([section, *map(str, problem["loc"])])
         if problem["type"] == "extra_forbidden":
             siblings = _fields(model, problem["loc"][:-1])
-            problems.append(f"{key} is unknown{_known(problem['loc'][-1], siblings)}")
+            problems.append(f"{key} is unknown{suggest(problem['loc'][-1], siblings)}")
         elif problem["type"] == "missing":
             problems.append(f"{key} is missing")
         else:
@@ -274,7 +274,8 @@ def _fields(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def _known(name: Any, known: list[str]) -> str:
-    """Suggest the known name that is most like a wrong one, or list them all."""
+def suggest(name: Any, known: Iterable[str]) -> str:
+    """Say which known name is most like a wrong one, or list them all."""
+    known = list(known)
     close = difflib.get_close_matches(str(name), known, 1)
     return f": did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"

@@ -126,6 +126,18 @@ def experiments() -> None:
     experiments.main()
 
 
+@subcommand("params.yaml is as it was")
+@click.argument("name", required=False, help="A file of the folder presets, such as `better`.")
+def preset(name: str | None) -> None:
+    """Put the parameters of a preset into params.yaml.
+
+    Without NAME: list the presets. Comments stay, and `git checkout params.yaml` takes it back.
+    """
+    from catsdogs.commands import preset
+
+    preset.main(name)
+
+
 @subcommand("DVC's queue finishes what it has; the same command goes on with the search")
 @click.argument("training", metavar="STAGE", help="A training stage, such as train_basic.")
 @click.argument(

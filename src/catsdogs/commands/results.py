@@ -4,8 +4,8 @@ DVC's cache has an experiment only as long as somebody keeps it. Three files hav
 needs to check its figures:
 
 - `runs.json`: for each experiment the command that runs it again, the commit it was made from, the
-  MD5 of its images, and the metrics of its models in the last epoch and, if they were evaluated,
-  on all validation images;
+  MD5 of its images; of its models, what computed them, how many CPU seconds that took if MLflow
+  knows, and the metrics in the last epoch and, if they were evaluated, on all validation images;
 - `curves.csv`: accuracy and loss after every epoch;
 - `predictions.csv`: P(dog) of every validation image, a column for each model, named by its MD5.
 
@@ -24,6 +24,7 @@ from catsdogs.commands.sync import choose, find_experiments
 from catsdogs.files import write_csv, write_json
 from catsdogs.git import git
 from catsdogs.stage import UserError
+from catsdogs.tracking import live
 from catsdogs.tracking.snapshots import Snapshot, changed, of_revision, setting
 
 import numpy as np
@@ -130,10 +131,13 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         )
     split, models = snapshot.outputs("split"), {}
     for stage in snapshot.trainings:
-        steps = snapshot.read_json(layout.facts(stage))["steps"]
+        facts = snapshot.read_json(layout.facts(stage))
+        md5 = snapshot.outputs(stage)[layout.model(stage)]
         models[stage] = {
-            "md5": snapshot.outputs(stage)[layout.model(stage)],
-            "last_epoch": {"steps": steps, **snapshot.last_epoch(stage)},
+            "md5": md5,
+            "runtime": facts.get("runtime"),
+            "cpu_seconds": live.find_cost(md5),
+            "last_epoch": {"steps": facts["steps"], **snapshot.last_epoch(stage)},
         }
         if stage in snapshot.evaluated:
             models[stage]["evaluated"] = snapshot.scores[stage]

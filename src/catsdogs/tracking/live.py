@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TRAINING_TAG = "training"  # the checkpoint's name; a training that resumes keeps it
+COST = "cpu_seconds"  # of the whole training; a metric of MLflow's alone, since it ever differs
 DIGITS = 6  # of a curve's values, as in the stage's CSV
 
 
@@ -46,14 +47,18 @@ class LiveRun:
         """Add the values of an epoch, counted from 1, if the run lacks them."""
         self._log({epoch: values})
 
-    def end(self, status: str) -> None:
-        """Close the run: FINISHED, FAILED or KILLED."""
-        if status == "FINISHED":
-            md5 = digest(layout.model(self.stage), "md5")
-            self._try(lambda client: client.set_tag(self.run_id, store.MODEL_TAG, md5))
-        else:  # who interrupts a stage does not wait for a server
-            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "3"
+    def finish(self, cpu_seconds: float) -> None:
+        """Close the run of a training whose model is written, and note what it took."""
+        md5 = digest(layout.model(self.stage), "md5")
+        self._try(lambda client: client.set_tag(self.run_id, store.MODEL_TAG, md5))
+        self._log({0: {COST: cpu_seconds}})
+        self._try(lambda client: client.set_terminated(self.run_id, "FINISHED"))
+
+    def abandon(self, status: str) -> None:
+        """Close the run of a training that ends early: FAILED or KILLED."""
+        # Who interrupts a stage does not wait for a server.
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "3"
         self._try(lambda client: client.set_terminated(self.run_id, status))
 
     def _open(self, training: str) -> None:
@@ -85,3 +90,16 @@ class LiveRun:
         client = self._client
         if client is not None and not store.attempt(self.stage, lambda: action(client)):
             self._client = None
+
+
+def find_cost(md5: str) -> float | None:
+    """Return the CPU seconds that the training of a model took; None if MLflow does not know.
+
+    Raises:
+        UserError: MLflow cannot be asked.
+    """
+    with store.needed("MLflow cannot say how long a model was trained"):
+        client = store.connect()
+        known = f"tags.`{store.MODEL_TAG}` = '{md5}' and metrics.{COST} > 0"
+        runs = client.search_runs([store.open_experiment(client)], known, max_results=1)
+    return round(runs[0].data.metrics[COST], 1) if runs else None

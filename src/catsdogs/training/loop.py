@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Self, TypeVar
 
 from catsdogs import layout, params, runtime
 from catsdogs.data.batches import (
@@ -29,7 +30,7 @@ from catsdogs.models import saved
 from catsdogs.reporting import figures
 from catsdogs.stage import UserError
 from catsdogs.tracking.live import LiveRun
-from catsdogs.training import checkpoints
+from catsdogs.training import checkpoints, optimizers
 from catsdogs.training.checkpoints import Checkpoint, State
 
 import numpy as np
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     import keras
 
-LARGE = 1_000_000  # weights; for fewer, compiling the update takes longer than it saves
 CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
 DIGITS = 6  # of the curves' values
 
@@ -55,8 +55,9 @@ class Phase(params.Section):
 class Settings(Phase):
     """The parameters that every training has in its section of `params.yaml`."""
 
-    optimizer: Literal["adam", "rmsprop", "sgd"]
-    schedule: Literal["constant", "cosine"]
+    optimizer: optimizers.Name
+    schedule: optimizers.Schedule
+    decay_share: Annotated[params.Real, Field(gt=0, le=1)]
     warmup_steps: Annotated[params.Whole, Field(ge=0, le=1_000_000)]
     weight_averaging: params.Share
     batch_size: params.Count
@@ -129,9 +130,9 @@ def begin(stage: str, section: type[SettingsT]) -> Iterator[Training[SettingsT]]
         try:
             yield training
         except BaseException as error:
-            training.live.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            training.live.abandon("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        training.live.end("FINISHED")
+        training.live.finish(training.cpu_seconds)
         checkpoint.finish()
 
 
@@ -160,10 +161,17 @@ class Training(Generic[SettingsT]):
         self._loaded = checkpoint.load()
         self.step = 0
         self.history: list[dict[str, float]] = []
+        self._spent = 0.0
         if self._loaded:
             self.step = self._loaded.progress["step"]
             self.history = self._loaded.progress["history"]
+            self._spent = self._loaded.progress["cpu_seconds"]
         self._saved = self.step
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of the training so far, in all processes that took part."""
+        return self._spent + time.process_time()
 
     def batches(self, augmentation: Augmentation | None = None) -> TrainingBatches:
         """Return the training images, step by step."""
@@ -273,6 +281,7 @@ class Training(Generic[SettingsT]):
             variables = self._variables()
             self.check("loss", self._loss.result())
             progress = {"phase": self._phase, "step": self.step, "history": self.history}
+            progress["cpu_seconds"] = self.cpu_seconds
             self._checkpoint.save(State(variables, progress))
             self._saved = self.step
 
@@ -311,63 +320,19 @@ def compile_model(model: keras.Model, settings: Settings, phase: Phase) -> keras
     """Compile a model with the optimizer of the settings; return the metric of accuracy."""
     import keras
 
-    optimizer = single_pass(type(keras.optimizers.get(settings.optimizer)))
-    momentum = settings.weight_averaging
+    steps, momentum = phase.epochs * settings.steps_per_epoch, settings.weight_averaging
+    rate = optimizers.learning_rate(
+        phase.learning_rate, steps, settings.warmup_steps, settings.schedule, settings.decay_share
+    )
+    optimizer = optimizers.optimizer(settings.optimizer)
     accuracy = keras.metrics.BinaryAccuracy(name="accuracy")
     model.compile(
-        optimizer(learning_rate(settings, phase), use_ema=momentum > 0, ema_momentum=momentum),
+        optimizer(rate, use_ema=momentum > 0, ema_momentum=momentum),
         loss="binary_crossentropy",
         metrics=[accuracy],
     )
     model.optimizer.build(model.trainable_variables)
     return accuracy
-
-
-def learning_rate(
-    settings: Settings, phase: Phase
-) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """Return the learning rate of a phase: a number, or a function of the phase's step."""
-    import keras
-
-    if settings.schedule == "constant" and not settings.warmup_steps:
-        return phase.learning_rate
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if settings.warmup_steps else phase.learning_rate,
-        decay_steps=max(1, phase.epochs * settings.steps_per_epoch - settings.warmup_steps),
-        alpha=0.0 if settings.schedule == "cosine" else 1.0,
-        warmup_target=phase.learning_rate if settings.warmup_steps else None,
-        warmup_steps=settings.warmup_steps,
-    )
-
-
-def single_pass(optimizer: type[keras.Optimizer]) -> type[keras.Optimizer]:
-    """Make an optimizer read and write large weights once per step, as JAX does by itself.
-
-    Keras' own reads and writes them once for every operation of its formula. XLA compiles the same
-    formula into one loop: a step of Inception's head takes little more than half the time.
-    """
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return optimizer
-    import tensorflow as tf
-
-    class SinglePass(optimizer):
-        def update_step(
-            self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: keras.Variable
-        ) -> None:
-            update = super().update_step
-            if math.prod(variable.shape) >= LARGE:
-                compiled = tf.function(
-                    lambda gradient: update(gradient, variable, learning_rate),
-                    jit_compile=True,
-                    autograph=False,
-                )
-                compiled(gradient)
-            else:
-                update(gradient, variable, learning_rate)
-
-    return SinglePass
 
 
 def _callback(training: Training) -> keras.callbacks.Callback:
