@@ -67,13 +67,14 @@ bench: $(DEV)  ## measure against the notebook: PHOTOGRAPHS=… WEIGHTS=… CPU_
 	"$(BIN)/python" benchmarks/bench.py --photographs "$(PHOTOGRAPHS)" --weights "$(WEIGHTS)" \
 		$(if $(CPU_ISA),--cpu-isa $(CPU_ISA)) $(if $(TORCH),--torch)
 
-# In versions.txt are the packages whose computations reach a model: the trainings depend on it.
+# versions.txt has the packages whose computations reach a model. What decodes or computes depends
+# on it, from `split` on.
 requirements:  ## pin all requirements files anew from pyproject.toml (needs uv)
 	$(COMPILE) --output-file requirements.txt
 	$(COMPILE) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	$(COMPILE) --extra gpu --constraint requirements-dev.txt --output-file requirements-gpu.txt
-	grep -E '^(jax|jaxlib|keras|numpy|opencv-python-headless|tensorflow|tensorflow-cpu)==' \
+	grep -E '^(jax|jaxlib|keras|numpy|opencv-python-headless|pillow|tensorflow|tensorflow-cpu)==' \
 		requirements-gpu.txt | sed 's/ .*//' > versions.txt
 
-clean:  ## remove the environment, downloads, checkpoints and the tools' caches
+clean:  ## remove the environment, downloads, checkpoints, features and the tools' caches
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache dvc_plots

@@ -84,7 +84,7 @@ def last_epoch(curves: pd.DataFrame) -> dict[str, float]:
 
 
 def summarize(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """The figures of each model that compare with the notebook's, and those where it has any."""
+    """The accuracy and last epoch of each model, and the notebook's figures where it has any."""
     return {
         name: {
             "accuracy": comparison.scores[name]["accuracy"],

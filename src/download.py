@@ -86,7 +86,10 @@ def locate(source: str) -> Path:
         downloads.refuse_secrets(source)
         return downloads.fetch(Remote(source, problem=archives.problem))
     if colon:
-        raise UserError(f"data.source begins with {scheme}://, but only http and https are known")
+        raise UserError(
+            f"data.source begins with {scheme}://, but only http and https are known: download it "
+            "by other means, and give its path"
+        )
     path = layout.resolve(source)
     if not path.exists():
         raise UserError(

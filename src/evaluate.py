@@ -1,11 +1,11 @@
 """Stage `evaluate`: every validation image through every model of `evaluate.models`.
 
-In: the split, the models. Out: `data/predictions.csv`, P(label 1) of each image by each model;
-`metrics/scores.json`, all scores, and `metrics/evaluate.json`, those that people compare; in
-`plots/evaluate/curves`, of all models, the ROC, precision-recall and calibration curves and the
-confusions; in `plots/evaluate/pictures`, where each model looked in its worst mistakes, in its
-best hits and in images that are the same in every experiment, and the filters and feature maps of
-small CNNs.
+In: the split, the models.
+Out: `data/predictions.csv`, P(label 1) of each image by each model; `metrics/scores.json`, all
+scores; `metrics/evaluate.json`, those that people compare; `plots/evaluate/curves`, the ROC,
+precision-recall, calibration and confusion of all models; `plots/evaluate/pictures`, where each
+model looked in its worst mistakes, in its best hits and in the same images of every experiment,
+and the filters and feature maps of small CNNs.
 """
 
 from __future__ import annotations

@@ -73,7 +73,10 @@ def main() -> None:
 def decode(
     split: Split, classes: tuple[str, str], target: Path
 ) -> tuple[list[Picture], list[tuple[str, str]]]:
-    """Write the pixels of every usable image, in the archive's order; return also the unusable.
+    """Write the pixels of every usable image, in the archive's order.
+
+    Returns:
+        The usable images, and the name of each other with the reason.
 
     Raises:
         UserError: the archive was made for other classes.

@@ -185,7 +185,10 @@ class Checkout:
 
 
 def runs(checkout: Checkout) -> dict[str, dict]:
-    """Each run that MLflow's default store shows: name, status, tags, parameters, metrics."""
+    """Each run that MLflow's default store shows: name, status, tags, parameters, metrics.
+
+    But for how long it took, which is never the same.
+    """
     found = {}
     with sqlite3.connect(checkout.path / "mlflow.db") as store:
         shown = "select run_uuid, name, status from runs where lifecycle_stage = 'active'"
@@ -200,7 +203,9 @@ def runs(checkout: Checkout) -> dict[str, dict]:
                 "status": status,
                 "tags": dict(rows("key, value", "tags")),
                 "params": dict(rows("key, value", "params")),
-                "metrics": rows("key, step, value", "metrics"),
+                "metrics": [
+                    row for row in rows("key, step, value", "metrics") if row[0] != "cpu_seconds"
+                ],
             }
     return found
 

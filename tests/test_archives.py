@@ -74,6 +74,14 @@ def test_both_layouts_in_every_container(tmp_path, name):
     assert stored.left_out == ["PetImages/Cat/Thumbs.db", "readme[1].txt"]
 
 
+def test_folders_with_backslashes_are_not_files_that_are_left_out(tmp_path):
+    names = {name.replace("/", "\\"): content for name, content in MICROSOFT.items()}
+    files = {"PetImages\\": b"", "PetImages\\Cat\\": b"", **names}
+    stored = store(pack(tmp_path / "windows.zip", files), tmp_path / "out.zip", LIMITS)
+    assert stored.images == {"cat": 1, "dog": 1}
+    assert [name.rpartition("\\")[2] for name in stored.left_out] == ["Thumbs.db", "readme[1].txt"]
+
+
 def test_the_bytes_do_not_depend_on_the_container_or_its_order(tmp_path):
     store(pack(tmp_path / "a.zip", KAGGLE), tmp_path / "one.zip", LIMITS)
     shuffled = dict(reversed(KAGGLE.items()))
@@ -156,7 +164,7 @@ def test_other_classes_are_stored(tmp_path):
         ({**KAGGLE, "/etc/cat.9.jpg": b"1"}, "'/etc/cat.9.jpg' points outside"),
         (
             {"cats/0.heic": b"1", "dogs/1.jpg": b"2"},
-            "no image of the class cat.*other files are 1 .heic",
+            "no image of the class cat.*other files are 1 .heic; convert .* to JPEG",
         ),
         ({**KAGGLE, "cat.9.jpg": bytes(10**6 + 1)}, "more than data.max_file_mb"),
         ({**KAGGLE, **{f"cat.{i}.jpg": bytes(10**6) for i in range(10, 20)}}, "max_total_gb"),
@@ -273,6 +281,19 @@ def test_an_encrypted_zip(tmp_path):
         store(source, tmp_path / "out.zip", LIMITS)
 
 
+@pytest.mark.parametrize("method", [9, 93, 95, 98])
+def test_a_zip_that_only_other_programs_unpack(tmp_path, method):
+    """As Windows packs large folders: fetching it again would not help."""
+    content = pack(tmp_path / "a.zip", KAGGLE).read_bytes()
+    for start, where in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = re.compile(re.escape(start) + b"(.{%d}).." % (where - 4), re.DOTALL)
+        content = at.sub(lambda found: found[0][:-2] + method.to_bytes(2, "little"), content)
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(UserError, match=f"method {method}, .*: unpack it and give") as error:
+        store(tmp_path / "a.zip", tmp_path / "out.zip", LIMITS)
+    assert not isinstance(error.value, Damaged)
+
+
 def test_names_as_windows_packers_write_them(tmp_path):
     files = {name.replace("/", "\\"): content for name, content in MICROSOFT.items()}
     stored = store(pack(tmp_path / "a.tar", files), tmp_path / "out.zip", LIMITS)
@@ -291,6 +312,10 @@ def test_names_as_windows_packers_write_them(tmp_path):
             "is a pointer of Git LFS: run `git lfs pull`",
         ),
         ("Rar!\x1a\x07\0", "is a RAR archive: unpack it"),
+        (
+            "a tar.zst, a .dmg, …",
+            "is neither a zip.*packed in another way, unpack it, and give the f",
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "folder/a.zip"])
@@ -370,7 +395,10 @@ def packed(files, suffix, tmp_path):
 def test_archives_in_an_archive(tmp_path, name, suffix):
     """As Kaggle packs all files of a competition."""
     unlabelled = {f"test1/{i}.jpg": photo(50 + i) for i in range(3)}
-    deeper = packed({"cat.99.jpg": photo(99)}, ".zip", tmp_path)
+    fourth = packed(
+        {"deepest.zip": packed({"cat.98.jpg": photo(98)}, ".zip", tmp_path)}, ".zip", tmp_path
+    )
+    deeper = packed({"cat.99.jpg": photo(99), "fourth.zip": fourth}, ".zip", tmp_path)
     files = {
         "sampleSubmission.csv": b"id,label",
         f"test1{suffix}": packed(unlabelled, suffix, tmp_path),
@@ -378,13 +406,13 @@ def test_archives_in_an_archive(tmp_path, name, suffix):
         f"__MACOSX/._train{suffix}": b"no archive",
     }
     stored, files = stored_as(tmp_path, files, name)
-    assert sorted(files) == ["cat/cat.0.jpg", "cat/cat.1.jpg", "dog/dog.0.jpg"]
+    assert sorted(files) == ["cat/cat.0.jpg", "cat/cat.1.jpg", "cat/cat.99.jpg", "dog/dog.0.jpg"]
     assert stored.left_out == sorted(
         [
             f"__MACOSX/._train{suffix}",
             "sampleSubmission.csv",
             *(f"test1/test1/{i}.jpg" for i in range(3)),
-            "train/deeper.zip",
+            "train/deeper/fourth/deepest.zip",
         ]
     )
 
@@ -396,8 +424,11 @@ def test_an_archive_for_each_class(tmp_path):
 
 def test_an_archive_in_an_archive_keeps_to_the_limits(tmp_path):
     large = packed({"readme.txt": bytes(6 * 10**6)}, ".zip", tmp_path)
-    with pytest.raises(UserError, match=r"data\.max_total_gb"):
-        stored_as(tmp_path, KAGGLE | {f"{i}.zip": large for i in range(2)}, "b.zip")
+    deeper = packed({"large.zip": large}, ".tar.gz", tmp_path)
+    for suffix, content in ((".zip", large), (".tar.gz", deeper)):
+        files = {f"{i}{suffix}": content for i in range(2)}
+        with pytest.raises(UserError, match=r"data\.max_total_gb"):
+            stored_as(tmp_path, KAGGLE | files, "b.zip")
     inner = packed({"../cat.9.jpg": b"1"}, ".zip", tmp_path)
     with pytest.raises(UserError, match=r"c\.zip/in\.zip: the entry .* points outside"):
         stored_as(tmp_path, KAGGLE | {"in.zip": inner}, "c.zip")

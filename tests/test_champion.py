@@ -52,9 +52,26 @@ def test_only_the_same_images_in_the_same_pixels_compare(client, folder):
     assert [run.info.run_name for run in found] == ["better", "good"]
 
 
+def test_a_model_whose_files_are_lost_comes_back_by_what_is_advised(monkeypatch, tmp_path):
+    """`test_sync.py` follows the advice."""
+    monkeypatch.setattr(store, "connect", lambda: None)
+    files = []
+    monkeypatch.setattr("mlflow.artifacts.list_artifacts", lambda _: files)
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", lambda _: str(tmp_path))
+    (tmp_path / "interpolation").write_text("nearest")
+    for left in ([], ["interpolation"]):
+        files[:] = left
+        with pytest.raises(UserError, match="lost files of runs:/1: run `catsdogs sync`, then"):
+            predict.download("runs:/1")
+    with pytest.raises(UserError, match="champion, which `catsdogs champion` names: "):
+        monkeypatch.setattr("mlflow.artifacts.list_artifacts", lambda _: 1 / 0)
+        predict.download(champion.ADDRESS)
+
+
 def test_a_model_of_somebody_elses_is_not_asked(monkeypatch, tmp_path):
     monkeypatch.setattr(store, "connect", lambda: None)
     (tmp_path / "model.keras").write_text("somebody's")
+    monkeypatch.setattr("mlflow.artifacts.list_artifacts", lambda _: ["data"])
     monkeypatch.setattr("mlflow.artifacts.download_artifacts", lambda _: str(tmp_path))
     with pytest.raises(UserError, match="models:/theirs/1 is not a model of this pipeline"):
         predict.download("models:/theirs/1")
@@ -63,6 +80,9 @@ def test_a_model_of_somebody_elses_is_not_asked(monkeypatch, tmp_path):
     assert found == (tmp_path / "model.keras", "nearest", ("cat", "dog")), "of an earlier commit"
     (tmp_path / "classes").write_text("grey wolf\nfox")
     assert predict.download("models:/ours/2")[2] == ["grey wolf", "fox"]
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost/interpolation").write_text("bilinear")
+    assert predict.download("models:/ours/2")[1] == "nearest", "not that of what sync mended"
 
 
 def test_a_model_that_is_not_stored_whole_is_not_registered(client, folder):

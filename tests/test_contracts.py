@@ -189,13 +189,14 @@ def test_what_computes_models_outdates_them():
     """And its versions are those that are installed."""
     versions = (REPOSITORY / "versions.txt").read_text().splitlines()
     names = {line.partition("==")[0] for line in versions}
-    assert names >= {"tensorflow", "keras", "numpy", "opencv-python-headless", "jax", "jaxlib"}
+    needed = {"tensorflow", "keras", "numpy", "opencv-python-headless", "jax", "jaxlib", "pillow"}
+    assert names >= needed
     for file in ("requirements.txt", "requirements-dev.txt", "requirements-gpu.txt"):
         pins = {line.partition(" ")[0] for line in (REPOSITORY / file).read_text().splitlines()}
         known = {line.partition("==")[0] for line in pins}
         assert {line for line in versions if line.partition("==")[0] in known} <= pins, file
     for stage in STAGES:
-        computes = stage.startswith("train_") or stage == "evaluate"
+        computes = stage.startswith("train_") or stage in ("split", "evaluate")
         assert ("versions.txt" in PIPELINE["stages"][stage]["deps"]) is computes
 
 

@@ -142,7 +142,7 @@ def test_the_champion_of_mlflow_is_shown_once(models, monkeypatch, capsys, champ
     layout.TRACKING_STORE.touch()
     asked.clear()
     assert [model.title for model in demo.load(models)] == expected
-    assert asked == TITLES + [demo.CHAMPION] * (champion == "another")
+    assert asked == TITLES + ["models:/catsdogs@champion"] * (champion == "another")
     assert ("without a champion: MLflow has no" in capsys.readouterr().err) == (not champion)
 
 

@@ -166,13 +166,28 @@ def test_an_address_with_a_password_is_refused(server, tmp_path):
     assert "secret" not in str(error.value)
 
 
-@pytest.mark.parametrize("code", [403, 404])
-def test_a_refusal_is_one_line_and_hides_the_query(server, tmp_path, code):
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [(401, r"token, write \$NAME"), (403, r"\$NAME .*netrc"), (404, "address$")],
+)
+def test_a_refusal_is_one_line_and_hides_the_query(server, tmp_path, code, advice):
     server.answers = [status(code)]
-    with pytest.raises(UserError, match=f"answers {code}") as error:
+    with pytest.raises(UserError, match=f"answers {code} .*{advice}") as error:
         fetch(Remote(f"{server.url}/a.zip?key=secret"), tmp_path)
     assert "secret" not in str(error.value)
     assert not kept(tmp_path)
+
+
+@pytest.mark.parametrize("host", ["example..com", f"{'a' * 70}.com"])
+def test_a_host_that_cannot_be_is_one_line(tmp_path, host):
+    with pytest.raises(UserError, match=r"cannot download .*label empty or too long"):
+        fetch(Remote(f"http://{host}/a.zip"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "猫" * 90], ids=["latin", "wide"])
+def test_a_name_longer_than_a_disk_takes(server, tmp_path, name):
+    server.answers = [lambda request: server.serve(request, CONTENT)]
+    assert fetch(Remote(f"{server.url}/{name}.zip"), tmp_path).read_bytes() == CONTENT
 
 
 def test_wrong_bytes_are_not_kept(server, tmp_path):
@@ -366,9 +381,15 @@ def test_a_secret_in_an_address_is_refused(server, run_download, query):
     assert not server.requests
 
 
+def test_a_word_that_only_begins_like_a_secret_is_none(server, run_download):
+    server.files["/pets.zip"] = archive(1)
+    run_download(f"{server.url}/pets.zip?keyword=cats&author=me")
+
+
 @pytest.mark.parametrize("source", ["s3://me:hush@pets?key=hush", "http://[hush?key=hush"])
 def test_another_address_is_one_line_without_its_secrets(run_download, source):
-    with pytest.raises(UserError, match=r"http and https are known|not an address") as error:
+    said = r"http and https are known: .* give its path|not an address"
+    with pytest.raises(UserError, match=said) as error:
         run_download(source)
     assert "hush" not in str(error.value)
 

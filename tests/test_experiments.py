@@ -358,8 +358,8 @@ def test_what_cannot_be_recorded_is_said_in_a_line(copy):
     copy.forget_runs()
     result = copy.catsdogs("sync", "nonsense", check=False)
     assert (
-        result.stderr
-        == "error: nonsense is neither a revision of Git's nor an experiment of DVC's\n"
+        result.stderr == "error: nonsense is neither a revision of Git nor an experiment of DVC: "
+        "`dvc exp list --all-commits` lists the experiments\n"
     )
     away = {"MLFLOW_TRACKING_URI": "http://user:secret@127.0.0.1:9"}
     result = copy.catsdogs("sync", check=False, **away)
@@ -468,7 +468,6 @@ def test_results_of_experiments_can_be_kept_in_git_and_made_again(unkept):
             assert ((answers >= 0.5) == (made[stage] >= 0.5)).all()
             assert (made[stage] - answers).between(0, 1e-4).all()
             assert model["evaluated"] == scores[stage]
-            assert model["cpu_seconds"] > 1
             assert ", 2 threads, " in model["runtime"]
             own = curves[(curves["experiment"] == name) & (curves["model"] == stage)]
             written = pd.read_csv(checkout.path / f"plots/training/{stage}.csv")

@@ -34,7 +34,7 @@ def test_hits_are_the_surest_half_of_each_class():
 
 
 def test_a_constant_model_takes_every_image_for_the_same():
-    """P(dog) 0.5 counts as dog, as everywhere; of equals the first come first."""
+    """0.5 counts as the second class, as everywhere; of equals the first come first."""
     constant = np.full(6, 0.5)
     assert list(examples.worst_mistakes(LABELS, constant, 2)) == [1, 3]
     assert list(examples.best_hits(LABELS, constant, 4)) == [0, 2]

@@ -168,7 +168,9 @@ def test_yaml_that_is_made_to_do_harm(tmp_path, text):
 
 def test_yaml_is_loaded_safely_everywhere():
     for path in (REPOSITORY / "src").rglob("*.py"):
-        assert set(re.findall(r"yaml\.(\w*load\w*)", path.read_text())) <= {"safe_load"}, path
+        calls = re.findall(r"yaml\.(\w*load\w*(?:\(.*_Loader)?)", path.read_text())
+        assert set(calls) <= {"safe_load", "load(text, _Loader"}, path
+    assert issubclass(params._Loader, yaml.SafeLoader)
 
 
 def test_names_in_other_alphabets(tmp_path):

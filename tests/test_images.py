@@ -122,10 +122,16 @@ def bomb(width, height):
     [
         (b"", "the file is empty"),
         (b"\0\0\0\x1cftypheic" + bytes(99), "in a known format, but HEIC: convert it to JPEG"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "pointer of Git LFS: run `git lfs pull`",
+        ),
         (b"<html>404</html>", "not an image in a known format, but a web page or SVG"),
         (encode(plain("LAB", 0), "TIFF"), "colours in LAB, which Pillow does not convert"),
         (b"I am a text that somebody named cat.7.jpg", "not an image in a known format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image in a known format"),
+        (encode(plain("RGB", RED), "PNG").replace(b"IHDR", b"iHDR"), "damaged: a PNG that cannot"),
+        (b"\xff\xd8\xff" + bytes(99), "damaged: a JPEG that cannot be read"),
         (photo(0, (300, 300))[:2000], "damaged: image file is truncated"),
         (encode(plain("RGB", RED), "PNG")[:50], "damaged: "),
         (bomb(20_000, 20_000), "more than split.max_megapixels|more pixels than"),

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from catsdogs import layout
+from catsdogs.tracking import live
 from catsdogs.training import checkpoints
 from catsdogs.training.checkpoints import State, hold
 
@@ -117,7 +118,7 @@ def test_death_at_a_checkpoint_and_at_every_kind_of_output(copy):
     assert not list(copy.path.rglob(".part-*"))
 
 
-def test_one_run_in_mlflow_and_no_step_twice(copy):
+def test_one_run_in_mlflow_and_no_step_twice(copy, monkeypatch):
     """It belongs to no experiment: that is complete only once all models are evaluated."""
     stage = "train_basic"
     for _ in range(3):
@@ -132,6 +133,9 @@ def test_one_run_in_mlflow_and_no_step_twice(copy):
     steps = query(copy, "select key, step from metrics where key not like 'system%'")
     wanted = ("loss", "accuracy", "val_loss", "val_accuracy")
     assert sorted(steps) == sorted([("cpu_seconds", 0), *product(wanted, (1, 2))])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy.path / 'mlflow.db'}")
+    assert live.find_cost(model) > 1
+    assert live.find_cost("another") is None
 
 
 def test_a_checkpoint_of_other_code_is_not_taken_up(copy):

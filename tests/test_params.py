@@ -18,6 +18,7 @@ from compare import Compare
 import pytest
 import yaml
 from conftest import REPOSITORY, merge
+from dvc.utils.serialize import dump_yaml
 
 SECTIONS = {
     "data": download.Data,
@@ -124,6 +125,15 @@ def test_two_classes(tmp_path, classes):
     assert params.load_classes(path) == tuple(classes)
 
 
+@pytest.mark.parametrize("classes", [["no", "yes"], ["on", "off"], ["0", "1"], ["true", "false"]])
+def test_classes_as_dvc_writes_them(tmp_path, classes):
+    """Unlike PyYAML, it knows YAML 1.2, in which `no` is a text and needs no quotes."""
+    path = tmp_path / "params.yaml"
+    dump_yaml(path, {"data": {"classes": classes}})
+    assert params.load_classes(path) == tuple(classes)
+    assert params.read(path)["data"] == {"classes": classes}
+
+
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
@@ -139,7 +149,8 @@ def test_two_classes(tmp_path, classes):
         (["cat", "x" * 41], "letters, digits"),
         ([0, 1], "in quotes where YAML reads no text"),
         ([True, False], "in quotes"),
-        (["object", "class"], "none of them `class`"),
+        (["object", "class"], "none of them `class` or `file`"),
+        (["folder", "file"], "none of them `class` or `file`"),
         (["cat", "Cat"], "differ in more than case"),
         (["fox", "foxes"], "a plural"),
         (["wolves", "wolf"], "a plural"),
@@ -336,6 +347,19 @@ def test_a_preset_changes_its_parameters_and_nothing_else(root, name, capsys):
     assert (root / "params.yaml").read_text() == after
 
 
+def test_a_preset_may_write_numbers_and_texts_as_params_yaml_does(root):
+    (root / "presets/mine.yaml").write_text(
+        "data: {source: a.zip, classes: [no, yes]}\ntrain_basic: {learning_rate: 1e-4}\n"
+    )
+    preset.main("mine")
+    params.check()
+    assert params.load_classes() == ("no", "yes")
+    assert params.read()["train_basic"]["learning_rate"] == 0.0001
+    before = (root / "params.yaml").read_text()
+    preset.main("mine")
+    assert (root / "params.yaml").read_text() == before
+
+
 def test_the_presets_are_listed(root, capsys):
     preset.main(None)
     said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
@@ -348,7 +372,7 @@ def test_the_presets_are_listed(root, capsys):
     [
         (None, "mine is no preset; known are"),
         ("after: bettr", "bettr is no preset: did you mean better?"),
-        ("after: mine", "mine comes after itself"),
+        ("after: mine", "presets/mine.yaml comes after itself"),
         ("train_basic: {optimiser: sgd}", "train_basic.optimiser, which is unknown: did you mean"),
         ("train_basics: {optimizer: sgd}", "train_basics.optimizer, which is unknown: did you me"),
         ("train_basic: 3", "train_basic, which is unknown"),

@@ -166,7 +166,7 @@ def test_predictions_of_files(made, tmp_path):
     assert f"{missing}: not an image that can be used: No such file" in result.stderr
     assert "Traceback" not in result.stderr
     result = made.catsdogs("predict", "--model", "nothing", str(good), check=False)
-    assert "error: nothing is not here: run `dvc repro`" in result.stderr
+    assert "error: nothing is neither a file nor a model of this checkout" in result.stderr
 
 
 def test_a_loss_that_is_no_number_stops_the_stage(copy):

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from catsdogs import stage
 from catsdogs.commands import predict
 from catsdogs.data import images
 from catsdogs.stage import UserError
@@ -94,6 +95,7 @@ def test_a_pattern_is_what_it_matches(folder, monkeypatch):
 
 
 def test_what_is_not_there_says_so(folder):
+    assert refused("") == "the name is empty"
     assert "No such file" in refused(folder / "missing.jpg")
     assert refused(folder / "*.gif") == "no file matches"
     (folder / "empty").mkdir()
@@ -131,6 +133,7 @@ def test_an_address_that_gives_no_photo_says_why(server):
     server.close()
     assert refused(server.url) == "the server cannot be reached"
     assert "\n" not in refused("http://[")
+    assert "label empty or too long" in refused("http://example..com/a.jpg")
 
 
 def test_the_good_ones_are_answered_and_the_bad_ones_named(ask, folder):
@@ -164,7 +167,8 @@ def test_a_name_of_any_bytes(ask, tmp_path, monkeypatch):
     Path(path).write_bytes(photo(1))
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     monkeypatch.setattr(sys, "stdout", stdout)
-    predict.main([path])
+    monkeypatch.setattr(stage, "_handle_signals", lambda _: None)
+    stage.run(lambda: predict.main([path]))
     stdout.flush()
     assert b"caf\\udce9.jpg: " in stdout.buffer.getvalue()
 
@@ -274,5 +278,14 @@ def test_a_models_file_and_the_bounds_of_the_checkout(tensorflow, tmp_path, monk
     with pytest.raises(images.UnusableImage, match=r"split.max_megapixels \(0.01\)"):
         classifier.decode(photo(1, (150, 100)))
     classifier.decode(photo(1, (100, 90)))
+    (tmp_path / "models").mkdir()
+    network().save("models/train_basic.keras")
+    for name in ("basic", "train_basic"):
+        assert predict.load(name).interpolation == "nearest"
+    with pytest.raises(UserError, match=r"train_inception\.keras is not here: run `dvc repro`"):
+        predict.load("inception")
+    for name in ("basicc", "train_basicc", "https://example.org/a.keras"):
+        with pytest.raises(UserError, match=f"{name} is neither .*: basic, augmented, inception$"):
+            predict.load(name)
     with pytest.raises(UserError, match="is a folder: name a"):
         predict.load(str(tmp_path))

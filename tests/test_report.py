@@ -64,12 +64,16 @@ def comparison(right=(400, 405, 480), differ=(False, True, True), **changes) -> 
         "tuning": 0,
         "judged_by": "validation",
         "asked": {"train": 20000, "validation": 5000, "tuning": 0},
+        "unused": {"cat": 901, "dog": 0},
     }
     download = {
         "source": "photographs.zip",
         "sha256": "f875364eb80b079c559deb06e8810206847c4617b41c6de35c9248f4b08cc450",
         "images": {"cat": 1249, "dog": 1251},
         "left_out": {"count": 12, "first": ["one.txt", "two.txt"]},
+        "copies": {"count": 13, "first": ["sample/1.jpg"]},
+        "contradictions": {"count": 2, "first": ["one/3.jpg", "two/4.jpg"]},
+        "renamed": {"count": 14, "first": ["train/0.jpg", "valid/0.jpg"]},
     }
     told = Comparison(
         classes=("cat", "dog"),
@@ -191,12 +195,29 @@ def test_all_numbers_are_on_the_page(pictures):
         *(report.verdict(name, test) for name, test in told.tests.items()),
         "photographs.zip",
         told.download["sha256"],
-        "12: one.txt, two.txt, …",
+        "Files left out 12: one.txt, two.txt, …",
+        "Copies of files in another folder, each image counted once 13: sample/1.jpg, …",
+        "with the bytes of one of the other 2: one/3.jpg, two/4.jpg ",
+        "keep their folders in their names, which others have, too 14: train/0.jpg, valid/",
+        "Images unused 901 cat: each side has as many of one class as of the other",
         "accuracy’s 90% interval",
     ):
         assert said in text
     for title, words in report.GALLERIES.values():
         assert f"{title} {words}" in text
+
+
+def test_of_files_and_images_that_are_not_used_only_those_that_there_are(pictures):
+    told = comparison()
+    lists = ("left_out", "copies", "contradictions", "renamed")
+    told.download.update({key: {"count": 0, "first": []} for key in lists})
+    told.split.update(unused={"cat": 0, "dog": 0})
+    text = Elements(report.page(told)).text
+    assert "Files left out none " in text
+    for word in ("Copies", "with the bytes", "keep their folders", "unused"):
+        assert word not in text
+    told.split.update(unused={"cat": 3, "dog": 4})
+    assert "Images unused 3 cat, 4 dog: " in Elements(report.page(told)).text
 
 
 def test_what_was_run_is_all_settings_as_they_are_named():
@@ -285,6 +306,7 @@ def test_it_speaks_of_the_classes_that_there_are(pictures):
             score[f"hot dog_{verdict}"] = score.pop(f"cat_{verdict}")
             score[f"salad_{verdict}"] = score.pop(f"dog_{verdict}")
     told.download["images"] = {"hot dog": 1249, "salad": 1251}
+    told.split["unused"] = {"hot dog": 0, "salad": 2}
     page = Elements(report.page(replace(told, classes=("hot dog", "salad")))).text
     for said in (
         "Hot dog or salad: the models compared",
@@ -294,6 +316,7 @@ def test_it_speaks_of_the_classes_that_there_are(pictures):
         "gives a P(salad) of 0.7, for example, 70% are of the class salad",
         "1,249 hot dog, 1,251 salad",
         "480 of 500 validation images right",
+        "unused 2 salad:",
     ):
         assert said in page
     assert not re.search(r"\bcats?\b|(?<!hot )\bdogs?\b", page, re.IGNORECASE)
@@ -302,10 +325,11 @@ def test_it_speaks_of_the_classes_that_there_are(pictures):
 def test_hostile_text_is_text(pictures):
     told = comparison()
     harmless = Elements(report.page(told)).tags
-    told.download.update(source=HOSTILE, left_out={"count": 1, "first": [HOSTILE]})
+    lists = ("left_out", "copies", "contradictions", "renamed")
+    told.download.update({key: {"count": 1, "first": [HOSTILE]} for key in lists}, source=HOSTILE)
     told.facts[INCEPTION]["weights"] = HOSTILE
     page = Elements(report.page(told))
-    assert page.text.count(HOSTILE) == 3
+    assert page.text.count(HOSTILE) == 6
     assert [tag for tag, _ in page.tags if tag != "code"] == [
         tag for tag, _ in harmless if tag != "code"
     ]

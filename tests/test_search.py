@@ -5,9 +5,11 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 from catsdogs.commands import search
+from catsdogs.commands.sync import Experiment
 from catsdogs.data.batches import Subset
 from catsdogs.stage import UserError
 from catsdogs.training import loop
@@ -175,7 +177,7 @@ def test_what_a_search_needs_to_begin(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="without tuning images, the validation"):
         search.begin(asking(f"{RATE}=1,2", tuning=0))
-    with pytest.raises(UserError, match="git status --porcelain: not a git repository"):
+    with pytest.raises(UserError, match="in no Git repository, and this command needs"):
         search.begin(asking(f"{RATE}=1,2"))
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     (tmp_path / "file").write_text("one")
@@ -207,17 +209,22 @@ def test_trials_whose_worker_is_gone_are_named(monkeypatch):
 
 def test_a_trial_that_was_run_with_other_settings_is_not_taken(monkeypatch):
     """Played: a trial before it had failed, and another follows now that it has not."""
-    written = {
-        "params.yaml": "train_basic: {learning_rate: 1e-05, dense: [64, 256]}",
-        "models/train_basic.json": '{"last_epoch": {"val_accuracy": 0.5}}',
-    }
+    trial = SimpleNamespace(
+        experiment="a",
+        params_file={"train_basic": {"learning_rate": "1e-05", "dense": [64, 256]}},
+        last_epoch={"train_basic": {"val_accuracy": 0.5}}.get,
+    )
+    experiments = [Experiment("a", "commit", "base")]
     monkeypatch.setattr(search, "_states", lambda: {"a": None})
-    monkeypatch.setattr(search.dvc.api, "read", lambda path, rev: written[path])
+    monkeypatch.setattr(search, "find_experiments", lambda: experiments)
+    monkeypatch.setattr(search, "of_revision", lambda *_: nullcontext(trial))
     same = [f"{RATE}=1e-05", "train_basic.dense=[64,256]"]
     assert list(search.run_experiments({"a": same}, asking())) == [("a", 0.5)]
     for other in ([f"{RATE}=1e-04", same[1]], [same[0], "train_basic.dense=[64]"]):
         with pytest.raises(UserError, match="a was run with train_basic"):
             list(search.run_experiments({"a": other}, asking()))
+    experiments.clear()
+    assert list(search.run_experiments({"a": same}, asking())) == [("a", None)], "it is removed"
 
 
 def test_every_image_that_is_set_aside_judges(monkeypatch):

@@ -132,6 +132,7 @@ def test_from_python_an_image_may_be_bytes_or_an_array(classifier, dog):
         (records([[0.5] * 9000] * 3), "values of shape (3, 9000)"),
         (records([[1], [2, 3]]), "of type list"),
         (records([[[1, 2, 300]]]), "values that are not from 0 to 255"),
+        (records([[[0, 0.5, 1]]]), "values from 0 to 1: multiply them by 255"),
         (records({"url": "x" * 9000}), "of type dict"),
         (records({"b64": 5}), "values of shape ()"),
         (records([[[1, 2, 3]] * 120] * 100), "more than 0.01 megapixels"),

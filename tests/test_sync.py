@@ -1,19 +1,26 @@
 """What MLflow's record is kept by: which store, which experiment, what is mended and tidied up."""
 
+import os
+import re
 import shutil
+import signal
 import sqlite3
+import subprocess
 import tempfile
+from functools import partial
+from pathlib import Path
 
 from catsdogs import layout
-from catsdogs.commands import sync, verify
+from catsdogs.commands import experiments, results, sync, verify
 from catsdogs.commands.sync import Experiment
 from catsdogs.git import git
 from catsdogs.stage import UserError
-from catsdogs.tracking import live, store
+from catsdogs.tracking import live, recording, store
 
 import pytest
 from conftest import TINY, photo, runs
 from filelock import FileLock
+from processes import Python
 
 slow = pytest.mark.slow
 EVERY_STAGE = [name for name in TINY if name.startswith("train_")]
@@ -155,6 +162,91 @@ def test_a_killed_training_is_closed_if_nobody_holds_it(
     assert set(checkpoints.iterdir()) <= before
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_killed_record_is_closed_if_nobody_holds_it(client, monkeypatch, tmp_path, own):
+    monkeypatch.setattr(layout, "ROOT", tmp_path)
+    if own:
+        monkeypatch.setattr(layout, "TRACKING_STORE", tmp_path / "mlflow.db")
+    experiment = store.open_experiment(client)
+
+    def create(name, **tags):
+        return client.create_run(experiment, run_name=name, tags=tags).info.run_id
+
+    found = set()
+    for content in ("held", "dead", "gone"):
+        whole = create(content, **{recording.CONTENT_TAG: content})
+        below = create(f"of {content}", **{store.PARENT_TAG: whole})
+        found |= {whole, below}
+    with recording.lock("dead"):
+        pass
+    with recording.lock("held"):
+        sync.tidy()
+    closed = {
+        run.info.run_name for run in map(client.get_run, found) if run.info.status == "KILLED"
+    }
+    gone = {"gone", "of gone"} if own else set()
+    assert closed == {"dead", "of dead"} | gone
+
+
+WAITING = """
+import sys, time
+from catsdogs.commands import cli
+from catsdogs.tracking import recording
+
+def wait(*_):
+    print("begun")
+    time.sleep(600)
+
+recording._Recorder._log_model = wait
+sys.argv = ["catsdogs", "sync", "HEAD"]
+cli.main()
+"""
+
+
+@slow
+def test_a_record_that_is_killed_is_closed_and_completed_later(copy):
+    copy.forget_runs()
+    recorder = Python(WAITING, copy.path, copy.environment())
+    recorder.wait_for("begun")
+    (copy.path / "dvc.lock").rename(copy.path / "lock")
+    untrained = "the workspace is not evaluated yet: run `dvc repro`\n"
+    assert copy.catsdogs("sync").stdout == untrained
+    assert [run["status"] for run in runs(copy).values()] == ["RUNNING"] * 2
+    os.kill(recorder.pid, signal.SIGKILL)
+    recorder.wait()
+    head = copy.git("rev-parse", "HEAD")[:7]
+    closed = f"{head}: what wrote it was killed\n"
+    assert copy.catsdogs("sync").stdout == untrained + 2 * closed
+    begun = runs(copy)
+    assert [run["status"] for run in begun.values()] == ["KILLED"] * 2
+    (copy.path / "lock").rename(copy.path / "dvc.lock")
+    assert copy.catsdogs("sync").stdout == "workspace: recorded\n"
+    assert set(begun) < set(runs(copy))
+    assert [run["status"] for run in runs(copy).values()] == ["FINISHED"] * 4
+    assert not list((copy.path / ".cache").glob("recording-*"))
+
+
+@pytest.mark.parametrize("given", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_store_that_would_be_lost_is_refused(monkeypatch, given):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    with pytest.raises(UserError, match="which ends with this process: name a file"):
+        store.address()
+
+
+@slow
+@pytest.mark.parametrize("given", [True, False])
+def test_a_deleted_experiment_is_restored_as_the_message_says(client, monkeypatch, given):
+    experiment = store.open_experiment(client)
+    client.delete_experiment(experiment)
+    monkeypatch.setattr(layout, "TRACKING_STORE", Path("mlflow.db").absolute())
+    if not given:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(UserError, match="experiment catsdogs is deleted: `") as error:
+        sync.tidy()
+    subprocess.run(str(error.value).split("`")[1], shell=True, check=True)
+    assert store.open_experiment(store.connect()) == experiment
+
+
 def test_a_deleted_run_takes_what_is_below_it(client):
     """With their models, unless another run has one or it is registered."""
     experiment = store.open_experiment(client)
@@ -233,23 +325,35 @@ def test_a_moved_checkout_goes_on(copy, tmp_path):
 
 
 @slow
-def test_lost_artifacts_are_found_and_mended(copy):
+def test_lost_artifacts_are_found_and_mended(copy, tmp_path):
     copy.catsdogs("sync")
+    (trained,) = (key for key, run in runs(copy).items() if run["name"].startswith("basic"))
     said = copy.catsdogs("champion").stdout
     before, known = artifacts(copy), runs(copy)
+    (tmp_path / "a.jpg").write_bytes(photo(0))
+    asked = ("predict", "--model", "models:/catsdogs@champion", str(tmp_path / "a.jpg"))
+    answer = copy.catsdogs(*asked).stdout
     folder = copy.path / "mlartifacts"
+    (best,) = re.findall(r"1\. (\w+) ·", said)
+    a_model = next(folder.glob(f"models/*/artifacts/data/*/train_{best}.keras"))
     a_run = next(path.parent.parent for path in folder.glob("*/artifacts/report.html"))
     a_file = next(folder.glob("*/artifacts/figures/mistakes.png"))
-    for lost in (folder, folder / "models", a_run, a_file):
+    for lost in (a_model, folder, folder / "models", a_run, a_file):
         (shutil.rmtree if lost.is_dir() else type(lost).unlink)(lost)
         if lost in (folder, folder / "models"):
             failed = copy.catsdogs("champion", check=False)
             one_line(failed, "MLflow has no model", "run `catsdogs sync`")
+            for address in (asked[2], f"runs:/{trained}/train_basic"):
+                failed = copy.catsdogs("predict", "--model", address, asked[3], check=False)
+                advice = "run `catsdogs sync`, then `catsdogs champion`"
+                one_line(failed, f"MLflow has lost files of {address}: {advice}")
         assert copy.catsdogs("sync").stdout == "workspace: recorded\n"
         assert artifacts(copy) == before
         assert runs(copy) == known, "no run is new, none has another name"
         assert copy.catsdogs("sync").stdout == "workspace: nothing to do\n"
-    assert copy.catsdogs("champion").stdout == said, "the same version"
+        assert copy.catsdogs("champion").stdout == said, "the same version"
+        assert copy.catsdogs(*asked).stdout == answer
+    assert copy.catsdogs("predict", "--model", f"runs:/{trained}/train_basic", asked[3]).stdout
 
 
 @slow
@@ -308,11 +412,37 @@ def test_the_project_may_be_in_a_folder_of_the_repository(copy, monkeypatch, tmp
     assert "  part " in copy.catsdogs("experiments").stdout
     copy.catsdogs("results", "part", "--folder", "kept")
     assert (copy.path / "kept/runs.json").exists()
+    copy.git("checkout", "--quiet", ".")
+    try:
+        said = copy.catsdogs("search", "train_basic", "train_basic.seed=3", "--trials", "1").stdout
+    finally:
+        copy.run("dvc", "queue", "stop")
+    assert re.search(r"search-\w+-1: train_basic.seed=3: val_accuracy \d\.\d", said)
     rebuilt = []
     monkeypatch.chdir(copy.path)
     monkeypatch.setattr(verify, "_rebuild", rebuilt.append)
     verify.main()
     assert rebuilt[0].name == "project"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        experiments.main,
+        partial(results.main, ["x"], Path("kept")),
+        partial(sync.main, ["HEAD"]),
+        partial(sync.main, ["workspace", "x"]),
+        verify.main,
+    ],
+)
+def test_what_needs_git_says_so(monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    advice = "in no Git repository, .*: `dvc config core.no_scm false`, `git init`, and commit"
+    with pytest.raises(UserError, match=advice):
+        command()
+    git("init")
+    with pytest.raises(UserError, match="has no commit yet: `git add --all`, `git commit`"):
+        command()
 
 
 @slow
@@ -327,8 +457,12 @@ def test_without_git_all_is_recorded(copy):
     assert {run["name"] for run in runs(copy).values()} == {"workspace", *models}
     assert copy.catsdogs("sync").stdout == "workspace: nothing to do\n"
     assert copy.catsdogs("champion").stdout
-    for command in (("experiments",), ("results", "x"), ("sync", "HEAD"), ("verify",)):
-        one_line(copy.catsdogs(*command, check=False))
+    copy.run("dvc", "config", "core.no_scm", "false")
+    copy.git("init", "--quiet")
+    copy.commit()
+    one_line(copy.catsdogs("results", "x", check=False), "x is no experiment")
+    assert "basic" in copy.catsdogs("experiments").stdout
+    assert copy.catsdogs("sync", "HEAD").stdout == "HEAD: recorded\n"
 
 
 @slow

@@ -19,7 +19,13 @@ if _beside and _beside.is_file() and not _beside.samefile(__file__):
 else:
     import os
 
-    from catsdogs import stage
+    try:
+        from catsdogs import stage
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"error: {error.name} is not installed for {sys.executable}: activate the environment "
+            "(`. .venv/bin/activate`), or install requirements.txt"
+        )
 
     if "DVC_STAGE" in os.environ:
         stage.begin()

@@ -21,7 +21,12 @@ def git(*arguments: str, optional: bool = False) -> str:
     command = ["git", *arguments]
     try:
         result = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment
+            command,
+            capture_output=True,
+            encoding="utf-8",  # whatever the locale is
+            errors="surrogateescape",
+            check=False,
+            env=environment,
         )
     except FileNotFoundError:
         if optional:
@@ -34,3 +39,14 @@ def git(*arguments: str, optional: bool = False) -> str:
             f"`{advice[0] if advice else 'git status'}` lets it"
         )
     return result.stdout.strip()
+
+
+def require() -> None:
+    """Raise a `UserError` where there is no repository of Git, or no commit in it."""
+    if not git("rev-parse", "--git-dir"):
+        raise UserError(
+            "this folder is in no Git repository, and this command needs one: "
+            "`dvc config core.no_scm false`, `git init`, and commit all files"
+        )
+    if not git("rev-parse", "--verify", "--quiet", "HEAD"):
+        raise UserError("this repository has no commit yet: `git add --all`, `git commit`")

@@ -1,7 +1,8 @@
 """`params.yaml`, read and checked section by section.
 
 A stage's script declares the keys of its section and their ranges, as a subclass of `Section`. The
-class has the script's name: `TrainBasic` is that of `src/train_basic.py`.
+class of a training has the script's name: `TrainBasic` is in `src/train_basic.py`. `SECTIONS` has
+the others.
 """
 
 import difflib
@@ -39,10 +40,29 @@ def number(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        number = float(value)
+        read = float(value)
     except ValueError:
         return value
-    return int(number) if math.isfinite(number) and number.is_integer() else number
+    return int(read) if math.isfinite(read) and read.is_integer() else read
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes `no` and `on` for texts, as YAML 1.2 does: DVC writes them without quotes."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [each for each in resolvers if each[0] != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _BOOL, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def parse(text: str) -> Any:
+    """Read the text of a YAML file that DVC writes, too: `params.yaml` or `dvc.lock`."""
+    return yaml.load(text, _Loader)  # noqa: S506  it is a SafeLoader
 
 
 Real = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
@@ -54,8 +74,8 @@ Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Layers = Annotated[list[Annotated[Whole, Field(ge=1, le=65_536)]], Field(min_length=1)]
 
 
-# The name of a class. The answers of a served model have a column `class` already.
-CLASS = re.compile(r"(?!class$)[^\W_]([\w -]{0,38}\w)?")
+# The name of a class. Answers have a column `class` already, and `file`.
+CLASS = re.compile(r"(?!(class|file)$)[^\W_]([\w -]{0,38}\w)?")
 
 
 class Section(BaseModel):
@@ -92,8 +112,8 @@ def load(section: str, model: type[SectionT], path: Path = PARAMS) -> SectionT:
 def check(path: Path = PARAMS) -> None:
     """Check the whole of `params.yaml`, before a stage spends time on a part of it.
 
-    No output comes from this. So DVC is not told that a stage looks at the sections of others, and
-    the classes of those are imported by name, which makes their modules no `deps`.
+    No output depends on this. So DVC is not told that a stage reads the sections of others. Their
+    classes are imported by name, so their modules are no `deps`.
 
     Raises:
         UserError: the file cannot be read, or something is wrong; this has all of it.
@@ -178,7 +198,7 @@ def _wrong_classes(sections: Mapping[str, Any]) -> list[str]:
     elif not all(isinstance(name, str) and CLASS.fullmatch(name) for name in names):
         problem = (
             "should list two names of letters, digits, spaces, - and _, up to 40, in quotes where "
-            "YAML reads no text, and none of them `class`"
+            "YAML reads no text, and none of them `class` or `file`"
         )
     elif layout.spellings(names[0]) & layout.spellings(names[1]):
         problem = "should list two names that differ in more than case, spaces or a plural"
@@ -216,7 +236,7 @@ def read(path: Path = PARAMS) -> dict[str, Any]:
         UserError: the file cannot be read, or has a section that no stage knows.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is not here: run from the repository's root") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -85,7 +85,7 @@ class Settings(Section):
     cpu_isa: Instructions
 
     def conflicts(self, name: str, sections: Mapping[str, Any]) -> Iterator[str]:
-        """Yield whether the precision needs instructions that are forbidden."""
+        """Yield a problem if the precision needs instructions that `cpu_isa` forbids."""
         is_drawn = "data" not in sections or sections["data"].source == layout.SAMPLE
         if self.is_forbidden(self.cpu_isa) and not is_drawn:
             yield (
@@ -107,7 +107,7 @@ class Local(Section):
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a process computes with: the section's values, as they hold for it."""
+    """What a process computes with: the sections `runtime`, `rehearsal` and `local`, resolved."""
 
     backend: str
     precision: str
@@ -143,10 +143,10 @@ class Runtime:
 
 
 def load() -> Runtime:
-    """Read the section `runtime` of `params.yaml`; drawn images have conditions of their own.
+    """Read the sections `runtime` and `local`, and what replaces parts of them for drawn images.
 
-    Whether they are drawn, and these conditions, the split has in a file. So a change of the
-    section `rehearsal` reaches no training on photographs.
+    The stage `split` writes the section `rehearsal` into a file, or null for photographs. So a
+    change of the section reaches no training on photographs.
 
     Raises:
         UserError: the section `runtime` or `local` is wrong.

@@ -5,6 +5,7 @@ interruption needs no clean-up. It only has to be quick and to say what happened
 """
 
 import errno
+import io
 import multiprocessing
 import os
 import signal
@@ -43,6 +44,8 @@ def run(main: Callable[[], None], advice: str = "`dvc repro` goes on from here")
         advice: what to do after an interruption.
     """
     _handle_signals(_raise_interrupted)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names are of any bytes; a terminal, of ASCII
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
         sys.stdout.flush()
@@ -93,7 +96,7 @@ def begin_worker() -> None:
 
 
 def end_with_parent() -> None:
-    """Interrupt this process as soon as the process that started it has ended.
+    """Interrupt this process soon after the process that started it has ended.
 
     Someone may kill DVC, or a stage that has workers, so that it cannot stop what it started.
     """

@@ -3,8 +3,8 @@
 The candidates are all models that were evaluated on the workspace's images, in the same pixels.
 The one with the highest accuracy wins; of equals the one with the lower loss.
 
-The winner's accuracy is a little too good, the more so the more candidates there were: it was
-chosen by it. So choose with `split.tuning`, and evaluate afterwards.
+The winner's accuracy is a little too good, because it was chosen by it. More candidates make this
+worse. So choose with `split.tuning`, and evaluate afterwards.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MODEL = "catsdogs"
 ALIAS = "champion"
+ADDRESS = f"models:/{MODEL}@{ALIAS}"
 SAME_IMAGES = ("data.md5", recording.VALIDATION_TAG)  # the pixels, and the images evaluated
 RULE = ("metrics.`evaluate/accuracy` DESC", "metrics.`evaluate/loss` ASC", "start_time ASC")
 
@@ -45,7 +46,7 @@ def main() -> None:
             command = "catsdogs sync" if here else "dvc repro"
             raise UserError(f"MLflow has no model evaluated on these images: run `{command}`")
         version = register(client, candidates[0])
-    print(f"models:/{MODEL}@{ALIAS} is version {version.version}, of {len(candidates)} models:")
+    print(f"{ADDRESS} is version {version.version}, of {len(candidates)} models:")
     for place, run in enumerate(candidates[:5], 1):
         accuracy, loss = (run.data.metrics[f"evaluate/{name}"] for name in ("accuracy", "loss"))
         print(f"{place}. {run.info.run_name}: accuracy {accuracy:.4f}, loss {loss:.4f}")

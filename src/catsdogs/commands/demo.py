@@ -38,12 +38,11 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 EXAMPLES = 10
 VISIBLE = 0.55  # how much of the heat map lies over the photograph
-CHAMPION = f"models:/{champion.MODEL}@{champion.ALIAS}"
 
 
 @dataclass(frozen=True)
 class Model:
-    """One that answers, and shows where it looks."""
+    """A model that answers, and shows where it looks."""
 
     title: str
     classifier: Classifier
@@ -97,12 +96,12 @@ def load(names: list[str]) -> list[Model]:
     titles = {layout.title(name): layout.title(name) for name in names}
     if os.environ.get("MLFLOW_TRACKING_URI") or layout.TRACKING_STORE.exists():
         try:
-            best = digest(predict.download(CHAMPION)[0], "md5")
+            best = digest(predict.download(champion.ADDRESS)[0], "md5")
         except UserError as error:
             print(f"without a champion: {error}", file=sys.stderr)
         else:
             same = [name for name in names if digest(layout.model(name), "md5") == best]
-            name = layout.title(same[0]) if same else CHAMPION
+            name = layout.title(same[0]) if same else champion.ADDRESS
             titles[name] = f"{name}, the champion" if same else "the champion"
     found = [(title, predict.load(name)) for name, title in titles.items()]
     return [Model(title, each, GradCam(each.model)) for title, each in found]

@@ -1,8 +1,7 @@
 """The `deps` of the stages in `dvc.yaml`: each stage's script and the modules that it imports.
 
 DVC compares files, so an edit reruns the stages that import the edited module, and no others. It
-looks at every file whenever it is called, so an `__init__.py` that only describes its package is
-left out.
+reads every file at each call, so an `__init__.py` that only describes its package is left out.
 """
 
 import ast
@@ -18,7 +17,11 @@ SOURCE = Path("src")
 
 
 def main() -> None:
-    """Write the modules that each stage imports into `dvc.yaml`; leave the rest as it is."""
+    """Write the modules that each stage imports into `dvc.yaml`; leave the rest as it is.
+
+    Raises:
+        UserError: a stage has no script of its name.
+    """
     editor = YAML()  # keeps comments and order
     editor.indent(mapping=2, sequence=4, offset=2)
     editor.width = 1000
@@ -26,7 +29,10 @@ def main() -> None:
     for name, stage in document["stages"].items():
         script = SOURCE / f"{name}.py"
         if not script.exists():
-            raise UserError(f"{script} is not here: a stage is a script of its name")
+            raise UserError(
+                f"{script} is not here, but {PIPELINE} has the stage {name}: write the script, or "
+                "take the stage out"
+            )
         others = [dep for dep in stage.get("deps", []) if not dep.startswith("src/")]
         code = [path.as_posix() for path in needed(script)]
         if code + others != list(stage.get("deps", [])):

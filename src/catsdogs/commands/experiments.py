@@ -1,7 +1,7 @@
 """A table of the experiments that fits a terminal.
 
-`dvc exp show` does not serve: it gives an experiment that evaluated nothing the accuracies of its
-commit, and while one is queued, `--only-changed` drops no metric (79 columns).
+`dvc exp show` does not serve. It gives an experiment that evaluated nothing the accuracies of its
+commit. While an experiment is queued, `--only-changed` hides no metric.
 """
 
 import json
@@ -10,11 +10,13 @@ from typing import Any
 
 from catsdogs import layout, params
 from catsdogs.commands.programs import output
+from catsdogs.git import require
 from catsdogs.tracking.snapshots import changed, is_evaluated, setting
 
 
 def main() -> None:
     """Print the last commit, and its experiments below it, the newest first."""
+    require()
     shown = output("dvc", "exp", "show", "--json", "--hide-workspace")
     print(table(json.loads(shown), params.load_models()))
 

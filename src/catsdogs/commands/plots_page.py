@@ -14,7 +14,7 @@ from catsdogs.stage import UserError
 import vl_convert
 
 PAGE = Path(".dvc/plots_page.html")
-VEGA_LITE = "5.21"  # the last of the version that DVC's templates name
+VEGA_LITE = "5.21"  # vl_convert's last of version 5, which DVC's templates name
 # What the charts of DVC call. The legend is below the chart, so that all are equally wide.
 EMBED = """
 const options = {

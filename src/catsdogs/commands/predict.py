@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from catsdogs import layout, params, runtime
+from catsdogs.commands import champion
 from catsdogs.data import archives, images
 from catsdogs.models import saved
 from catsdogs.stage import UserError, one_line
@@ -43,8 +44,9 @@ def main(sources: Sequence[str], name: str | None = None, as_json: bool = False)
 
     Args:
         sources: files, folders, patterns, addresses, or `-` for the standard input.
-        name: a model trained here, without `train_`; a file of Keras; or an address in MLflow.
-        as_json: let each line be an object of JSON.
+        name: a model that was trained here, such as `basic` or `train_basic`; a `.keras` file; or
+            an address in MLflow. By default, the last of `evaluate.models`.
+        as_json: print each line as a JSON object.
 
     Raises:
         UserError: there is no such model, or a photo cannot be used.
@@ -52,8 +54,6 @@ def main(sources: Sequence[str], name: str | None = None, as_json: bool = False)
     name = name or layout.title(params.load_models()[-1])
     runtime.pin_for_inference()
     classifier = load(name)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be of any bytes
     failed = total = 0
     for photo, read_photo in find(sources):
         total += 1
@@ -90,9 +90,16 @@ def load(name: str) -> Classifier:
     if name.startswith(("models:/", "runs:/")):
         path, interpolation, classes = download(name)
         if interpolation not in images.INTERPOLATIONS:
-            raise UserError(f"split.interpolation of {name} is {interpolation!r}")
+            raise UserError(
+                f"split.interpolation of {name} is {interpolation!r}, which is unknown here: name "
+                "another model"
+            )
     else:
-        path = layout.model(f"train_{name}") if f"train_{name}" in trained else Path(name)
+        stage = f"train_{layout.title(name)}"
+        path = layout.model(stage) if stage in trained else Path(name)
+        if stage not in trained and not path.exists():
+            known = ", ".join(map(layout.title, trained))
+            raise UserError(f"{name} is neither a file nor a model of this checkout: {known}")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a .keras file")
     model = adapt(saved.load(path), name, split.image_size)
@@ -100,10 +107,13 @@ def load(name: str) -> Classifier:
 
 
 def adapt(model: keras.Model, name: str, size: int) -> keras.Model:
-    """Return a model from images to P(second class), made of one that says it in another way.
+    """Make a model from images to P(second class), N×1, of one that says it in another way.
 
-    The other ways are one number before the sigmoid, and two numbers, one of each class, before or
-    after a softmax. A model of any size is given `size`.
+    Args:
+        model: from RGB pixels, 0-255, N×height×width×3, to one number, before or after a sigmoid,
+            or to two, one of each class, before or after a softmax.
+        name: what the user calls it.
+        size: height and width in pixels where the model takes any.
 
     Raises:
         UserError: the model takes something else than RGB images, or answers something else.
@@ -113,9 +123,13 @@ def adapt(model: keras.Model, name: str, size: int) -> keras.Model:
     try:
         (takes,), (gives,) = model.inputs, model.outputs
     except (AttributeError, TypeError, ValueError):
-        raise UserError(f"{name} does not take one image and give one answer") from None
+        raise UserError(
+            f"{name} does not take one image and give one answer: name another model"
+        ) from None
     if len(takes.shape) != 4 or takes.shape[3] != 3:
-        raise UserError(f"{name} takes {_shape(takes)} and not RGB images, height×width×3")
+        raise UserError(
+            f"{name} takes {_shape(takes)} and not RGB images, height×width×3: name another model"
+        )
     layer = gives._keras_history.operation
     while isinstance(layer, keras.Model):
         layer = layer.outputs[0]._keras_history.operation
@@ -144,10 +158,12 @@ def _shape(tensor: keras.KerasTensor) -> str:
 
 
 def find(sources: Sequence[str]) -> Iterator[Photo]:
-    """Find what can be looked at; what cannot be found says so when it is read."""
+    """Yield each photo's name, and what reads it; only reading tells that it is not there."""
     for source in sources:
         if source == "-":
             yield source, partial(_read, sys.stdin.buffer)
+        elif not source:  # a variable of the shell that is not set, and not this folder
+            yield source, partial(_refuse, "the name is empty")
         elif re.match(r"[a-z]+://", source, re.IGNORECASE):
             yield source, partial(fetch, source)
         elif glob.has_magic(source) and not os.path.lexists(source):
@@ -235,6 +251,7 @@ def fetch(address: str) -> bytes:
         UnusableImage: the server cannot be reached, or answers something else; with the reason.
     """
     import requests
+    from urllib3.exceptions import LocationParseError
 
     if not address.lower().startswith(("http://", "https://")):
         _refuse("of addresses, only http:// and https:// can be used")
@@ -251,7 +268,7 @@ def fetch(address: str) -> bytes:
         _refuse("the server does not answer in time")
     except requests.ConnectionError:
         _refuse("the server cannot be reached")
-    except requests.RequestException as error:
+    except (requests.RequestException, LocationParseError) as error:
         _refuse(one_line(error))
 
 
@@ -265,14 +282,24 @@ def download(address: str) -> tuple[Path, str, Sequence[str]]:
     Raises:
         UserError: MLflow does not have it, or it is not a model of this pipeline.
     """
-    from mlflow.artifacts import download_artifacts
+    from mlflow.artifacts import download_artifacts, list_artifacts
 
-    with store.needed(f"MLflow has no {address}"):
+    made = ", which `catsdogs champion` names" if address == champion.ADDRESS else ""
+    with store.needed(f"MLflow has no {address}{made}"):
         store.connect()
-        folder = Path(download_artifacts(address))
-    models, notes = list(folder.rglob("*.keras")), list(folder.rglob("interpolation"))
-    if len(models) != 1 or len(notes) != 1:
-        raise UserError(f"{address} is not a model of this pipeline")
-    named = notes[0].with_name("classes")
+        stored = list_artifacts(address)
+        found = list(Path(download_artifacts(address)).rglob("*") if stored else ())
+    models = [path for path in found if path.suffix == ".keras"]
+    is_ours = any(path.name == "interpolation" for path in found)
+    if not stored or (is_ours and not models):
+        raise UserError(
+            f"MLflow has lost files of {address}: run `catsdogs sync`, then `catsdogs champion`"
+        )
+    if len(models) != 1 or not is_ours:
+        raise UserError(
+            f"{address} is not a model of this pipeline: name one, such as {champion.ADDRESS}"
+        )
+    # Beside it: a folder that has lost its model may have such notes, too.
+    interpolation, named = (models[0].with_name(name) for name in ("interpolation", "classes"))
     classes = named.read_text(encoding="utf-8").splitlines() if named.exists() else None
-    return models[0], notes[0].read_text(encoding="utf-8"), classes or layout.CATS_AND_DOGS
+    return models[0], interpolation.read_text(encoding="utf-8"), classes or layout.CATS_AND_DOGS

@@ -45,7 +45,7 @@ def main(name: str | None) -> None:
         place: Any = document
         for section in sections:
             place = place[section]
-        if before[key] != value:
+        if params.number(before[key]) != value:
             place[last] = value
             print(f"{key}: {before[key]} -> {value}")
     text = io.StringIO()
@@ -62,7 +62,7 @@ def read(name: str) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for preset in reversed(list(_chain(name))):
-        values |= params.flatten(preset)
+        values |= {key: params.number(value) for key, value in params.flatten(preset)}
     return values
 
 
@@ -72,11 +72,12 @@ def _chain(name: str) -> Iterator[dict[str, Any]]:
     seen: list[str] = []
     while name:
         path = FOLDER / f"{name}.yaml"
-        if name not in known or name in seen:
-            problem = "comes after itself" if name in seen else "is no preset"
-            raise UserError(f"{name} {problem}{suggest(name, known)}")
+        if name in seen:
+            raise UserError(f"{path} comes after itself: name another one in its `after`")
+        if name not in known:
+            raise UserError(f"{name} is no preset{suggest(name, known)}")
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = params.parse(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"{path} is not YAML: {one_line(error)}") from None
         if not isinstance(values, dict):

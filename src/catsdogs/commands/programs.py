@@ -12,7 +12,9 @@ def output(*command: str) -> str:
     Raises:
         UserError: it fails; this has the first reason that it gives, and all that follows it.
     """
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False
+    )
     if result.returncode:
         reason = re.search(r"(?ims)^(?:error|fatal): *(.+)", result.stderr)
         said = one_line(reason[1] if reason else result.stderr)

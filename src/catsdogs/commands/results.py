@@ -3,11 +3,12 @@
 DVC's cache has an experiment only as long as somebody keeps it. Three files have what a reader
 needs to check its figures:
 
-- `runs.json`: for each experiment the command that runs it again, the commit it was made from, the
-  MD5 of its images; of its models, what computed them, how many CPU seconds that took if MLflow
-  knows, and the metrics in the last epoch and, if they were evaluated, on all validation images;
+- `runs.json`: for each experiment the command that runs it again, the commit it was made from and
+  the MD5 of its images; for each of its models the MD5, what computed it, the CPU seconds if
+  MLflow knows them, the last epoch, and the scores on all validation images if it was evaluated;
 - `curves.csv`: accuracy and loss after every epoch;
-- `predictions.csv`: P(dog) of every validation image, a column for each model, named by its MD5.
+- `predictions.csv`: P(second class) of every validation image; a column for each model, named by
+  its MD5.
 
 The files keep an experiment until it is taken out of `runs.json`.
 """
@@ -22,16 +23,15 @@ from urllib.parse import urlsplit
 from catsdogs import layout, params
 from catsdogs.commands.sync import choose, find_experiments
 from catsdogs.files import write_csv, write_json
-from catsdogs.git import git
+from catsdogs.git import git, require
 from catsdogs.stage import UserError
 from catsdogs.tracking import live
 from catsdogs.tracking.snapshots import Snapshot, changed, of_revision, setting
 
 import numpy as np
 import pandas as pd
-import yaml
 
-FILES = ("data.source", "train_inception.weights")  # parameters that may be paths of this machine
+PATHS = ("data.source", "train_inception.weights")  # parameters that may be paths of this machine
 CODE = ("src", "dvc.yaml")
 KEYS = ["name", "label"]  # of an image
 
@@ -50,11 +50,12 @@ def main(names: Sequence[str], folder: Path) -> None:
     Raises:
         UserError: there is no such experiment, or its results cannot be kept. Nothing is written.
     """
+    require()
     known, results = find_experiments(), read(folder)
     for name in names:
         experiment = choose(name, known)
         if not experiment:
-            raise UserError(f"{name} is no experiment: `dvc exp list --all-commits` has them")
+            raise UserError(f"{name} is no experiment: `dvc exp list --all-commits` lists them")
         _, commit, base = experiment
         if edited := git("diff", "--relative", "--name-only", base, commit, "--", *CODE):
             raise UserError(
@@ -155,8 +156,8 @@ def _command(snapshot: Snapshot) -> str:
     if not base:
         raise UserError(f"Git lacks {snapshot.revision}, which {snapshot.experiment} began from")
     words = ["dvc", "exp", "run", "--name", snapshot.experiment]
-    for key, value in changed(snapshot.params_file, yaml.safe_load(base)).items():
-        words += ["-S", setting(key, _public(value) if key in FILES else value)]
+    for key, value in changed(snapshot.params_file, params.parse(base)).items():
+        words += ["-S", setting(key, _public(value) if key in PATHS else value)]
     return shlex.join(words + ([] if snapshot.evaluated else snapshot.trainings))
 
 
@@ -175,7 +176,7 @@ def _evaluated(runs: Mapping[str, Any]) -> list[str]:
 
 
 def _predictions(snapshot: Snapshot) -> pd.DataFrame:
-    """P(dog) in four digits, rounded down so that it stays on its side of 0.5."""
+    """P(second class) in four digits, rounded down so that it stays on its side of 0.5."""
     table = pd.read_csv(snapshot.fetch(layout.PREDICTIONS))
     predictions = table[KEYS].astype(str)
     for stage in snapshot.evaluated:

@@ -13,9 +13,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from catsdogs import layout, params
+from catsdogs import params
 from catsdogs.commands.programs import output
+from catsdogs.commands.sync import choose, find_experiments
+from catsdogs.git import require
 from catsdogs.stage import UserError
+from catsdogs.tracking.snapshots import Snapshot, of_revision
 
 import dvc.api
 import optuna
@@ -74,7 +77,7 @@ def main(search: Search, trials: int) -> None:
             result = f"failed: dvc queue logs {name}" if failed else f"{search.metric} {value}"
             print(f"{name}: {' '.join(asked[name])}: {result}", flush=True)
     if all(trial.value is None for trial in study.trials):
-        raise UserError("no trial has a result: the logs say why")
+        raise UserError("no trial has a result: `dvc queue logs` says why, with a trial's name")
     best, name = study.best_trial, search.name(study.best_trial.number + 1)
     print(f"the best is {name}, {search.metric} {best.value} on tuning images; go on with")
     print(f"  dvc exp apply {name}")
@@ -89,7 +92,7 @@ def read_space(
     """Read where to look, in Hydra's grammar, which `dvc exp run --set-param` has, too.
 
     Returns:
-        The distribution of each parameter: of numbers for an interval, else of texts.
+        The distribution of each parameter: numbers for an interval, else texts.
 
     Raises:
         UserError: a text is not of that grammar, or does not name a parameter of a training stage.
@@ -120,13 +123,17 @@ def read_space(
 
 
 def begin(search: Search) -> None:
-    """Make the split, which all trials share; where it cannot be made, the search ends.
+    """Make the split, which all trials share.
 
     Raises:
-        UserError: the search cannot begin.
+        UserError: there are no tuning images, there are changes that are not committed, or the
+            split cannot be made.
     """
     if search.tuning < 1:
-        raise UserError("without tuning images, the validation images would choose")
+        raise UserError(
+            "without tuning images, the validation images would choose: give --tuning 2 or more"
+        )
+    require()
     if output("git", "status", "--porcelain", "--untracked-files=no"):
         raise UserError("trials belong to a commit: commit your changes first, or stash them")
     if search.name(1) in _states():
@@ -168,26 +175,28 @@ def run_experiments(
             output("dvc", "queue", "start", "--jobs", str(search.jobs))
         for name in [name for name in waiting if known.get(name) not in ("Queued", "Running")]:
             waiting.remove(name)
-            if known.get(name, "Failed") == "Failed":
+            failed = known.get(name, "Failed") == "Failed"
+            if failed or not (done := choose(name, find_experiments())):
                 yield name, None
-            else:
-                _check(name, asked[name])
-                facts = dvc.api.read(layout.facts(search.stage).as_posix(), rev=name)
-                yield name, json.loads(facts)["last_epoch"][search.metric]
+                continue
+            with of_revision(done.commit, name, done.base) as trial:
+                _check(trial, asked[name])
+                value = trial.last_epoch(search.stage)[search.metric]
+            yield name, value
         if waiting:
             time.sleep(PAUSE)
 
 
-def _check(name: str, settings: Sequence[str]) -> None:
+def _check(trial: Snapshot, settings: Sequence[str]) -> None:
     """Raise a `UserError` if an experiment was run with other settings.
 
-    That happens after a trial failed and was run again with success: it changes those after it.
+    That happens if a failed trial is run again and succeeds: its result changes later trials.
     """
-    used = dict(params.flatten(yaml.safe_load(dvc.api.read(params.PARAMS.name, rev=name))))
+    used, name = dict(params.flatten(trial.params_file)), trial.experiment
     for parameter, text in (setting.split("=", 1) for setting in settings):
         if params.number(used[parameter]) != params.number(yaml.safe_load(text)):
             raise UserError(
-                f"{name} was run with {parameter}={used[parameter]}, and {text} is asked now that "
+                f"{name} was run with {parameter}={used[parameter]}, but {text} is asked now that "
                 f"a trial before it has another result: `dvc exp remove` it and those after it"
             )
 
@@ -196,7 +205,7 @@ def _states() -> dict[str, str]:
     """The state of each experiment of this commit: Queued, Running, Failed, or another if done."""
     try:
         rows = dvc.api.exp_show()
-    except (DvcException, OSError):  # one may end while DVC looks at it
+    except (DvcException, OSError):  # an experiment may end while DVC looks at it
         time.sleep(PAUSE)
         rows = dvc.api.exp_show()
     return {row["Experiment"]: row["State"] for row in rows}

@@ -1,18 +1,18 @@
 """Record in MLflow what it lacks of the workspace, of experiments and of revisions.
 
-Everything comes from what DVC keeps. What MLflow already has stays as it is, but for runs that
-nobody will complete: of a training that was killed, and below a run that was deleted. So a deleted
-run takes with it all that was its own.
+Everything comes from what DVC keeps. What MLflow already has stays as it is, with two exceptions.
+Runs of killed processes are closed. The runs below a deleted run are deleted, with their models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from catsdogs import layout
-from catsdogs.git import git
+from catsdogs.git import git, require
 from catsdogs.stage import UserError
 from catsdogs.tracking import live, recording, store
 from catsdogs.tracking.snapshots import (
@@ -38,13 +38,15 @@ class Experiment(NamedTuple):
 
 
 def main(revisions: Sequence[str] = ()) -> None:
-    """Record each revision, and print what was done; by default, the workspace and experiments.
+    """Record each revision, and print what was done.
 
-    By default, experiments without a model are passed over, and runs are tidied up.
+    Without revisions, record the workspace and all experiments that have a model, and tidy up.
 
     Raises:
         UserError: something could not be recorded; the rest was.
     """
+    if set(revisions) - {"workspace"}:
+        require()
     experiments = find_experiments()
     chosen: Sequence[Experiment | str] = revisions or ["workspace", *experiments]
     failures = []
@@ -68,7 +70,7 @@ def main(revisions: Sequence[str] = ()) -> None:
 
 
 def tidy() -> None:
-    """Close the runs of killed trainings; delete the runs below a deleted run, and their models.
+    """Close what was killed; delete the runs below a deleted run, and their models.
 
     `mlflow gc` removes for good what is deleted.
     """
@@ -77,7 +79,7 @@ def tidy() -> None:
     client = store.connect()
     experiment = store.open_experiment(client)
     runs: list[Run] = mlflow.search_runs([experiment], output_format="list")
-    shown, used = {run.info.run_id for run in runs}, set()
+    shown, used = {run.info.run_id: run for run in runs}, set()
     for run in runs:
         parent = run.data.tags.get(store.PARENT_TAG)
         if parent and parent not in shown and _is_deleted(client, parent):
@@ -85,9 +87,9 @@ def tidy() -> None:
             print(f"{run.info.run_name}: deleted, as the run above it was")
             continue
         used.add(run.data.tags.get(store.MODEL_TAG))
-        if run.info.status == "RUNNING" and _was_killed(client, run):
+        if run.info.status == "RUNNING" and _was_killed(client, run, shown.get(parent, run)):
             client.set_terminated(run.info.run_id, "KILLED")
-            print(f"{run.info.run_name}: its training was killed")
+            print(f"{run.info.run_name}: what wrote it was killed")
     registered = {version.source for version in client.search_model_versions()}
     for model in client.search_logged_models([experiment]):
         if model.tags.get(store.MODEL_TAG) not in used and model.model_uri not in registered:
@@ -105,13 +107,21 @@ def _is_deleted(client: MlflowClient, run_id: str) -> bool:
         return True
 
 
-def _was_killed(client: MlflowClient, run: Run) -> bool:
-    """Tell whether a run is of a training that no process of this checkout holds any more."""
-    training = run.data.tags.get(live.TRAINING_TAG)
-    if not training:
+def _was_killed(client: MlflowClient, run: Run, above: Run) -> bool:
+    """Tell whether no process of this checkout holds a run any more.
+
+    Args:
+        client: of the store.
+        run: of a training while it goes on, or of an experiment that is recorded.
+        above: the run above it, or the same.
+    """
+    if training := run.data.tags.get(live.TRAINING_TAG):
+        begun = layout.CHECKPOINTS / training
+        lock = begun.with_name(f"{training}.lock")
+    elif content := above.data.tags.get(recording.CONTENT_TAG):
+        lock = begun = Path(recording.lock(content).lock_file)
+    else:
         return False
-    checkpoint = layout.CHECKPOINTS / training
-    lock = checkpoint.with_name(f"{training}.lock")
     if lock.exists():
         try:
             with FileLock(lock, blocking=False):
@@ -119,7 +129,7 @@ def _was_killed(client: MlflowClient, run: Run) -> bool:
         except Timeout:
             return False
     # Another checkout may share a server, but not the store of this one.
-    return checkpoint.exists() or client.tracking_uri == f"sqlite:///{layout.TRACKING_STORE}"
+    return begun.exists() or client.tracking_uri == f"sqlite:///{layout.TRACKING_STORE}"
 
 
 def find_experiments() -> list[Experiment]:
@@ -173,5 +183,8 @@ def _open(
         return of_revision(experiment.commit, experiment.name, experiment.base)
     commit = git("rev-parse", "--verify", "--quiet", f"{asked}^{{commit}}")
     if not commit:
-        raise UserError(f"{asked} is neither a revision of Git's nor an experiment of DVC's")
+        raise UserError(
+            f"{asked} is neither a revision of Git nor an experiment of DVC: "
+            "`dvc exp list --all-commits` lists the experiments"
+        )
     return of_revision(commit)

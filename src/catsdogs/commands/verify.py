@@ -1,7 +1,7 @@
 """Rebuild the last commit in a clone and compare the outputs.
 
-`dvc repro --force` rebuilds; this adds the clone, caches and an MLflow store of the clone's own,
-and says for each output whether `dvc.lock` has another hash now.
+`dvc repro --force` rebuilds. The clone has caches and an MLflow store of its own. For each output
+this says whether `dvc.lock` has another hash now.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from catsdogs import layout
 from catsdogs.commands.programs import output
-from catsdogs.git import git
+from catsdogs.git import git, require
 from catsdogs.stage import UserError
 from catsdogs.tracking.snapshots import LOCK, outputs, read_lock
 
@@ -22,6 +22,7 @@ def main() -> None:
     Raises:
         UserError: an output differs, or the clone cannot be rebuilt.
     """
+    require()
     revision = output("git", "rev-parse", "--short", "HEAD")
     if output("git", "status", "--porcelain"):
         print(f"changes that are not committed are left out: this is about {revision}")
@@ -47,11 +48,11 @@ def main() -> None:
 
 
 def _rebuild(clone: Path) -> None:
-    """Run all stages in a clone; only downloads come from this checkout."""
+    """Run all stages in a clone. Downloads, and files of `params.yaml`, are this checkout's."""
     scratch = clone / ".cache"
     scratch.mkdir()
     environment = os.environ | {
-        "DVC_ROOT": str(layout.ROOT),  # where downloads are, and what params.yaml has paths to
+        "DVC_ROOT": str(layout.ROOT),
         "CATSDOGS_CHECKPOINTS": str(scratch / "checkpoints"),
         "CATSDOGS_FEATURES": str(scratch / "features"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{scratch / 'mlflow.db'}",

@@ -36,19 +36,25 @@ IMAGE_SUFFIXES = frozenset(
     .pnm .ppm .psd .pxr .qoi .ras .rgb .rgba .sgi .tga .tif .tiff .vda .vst .webp .xbm .xpm
     """.split()  # noqa: SIM905
 )
+UNREAD = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef")  # of cameras, besides
 ARCHIVE = re.compile(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 # How files begin that people take for archives, what they are and what to do.
 OTHER_FILES = {
     b"<": "a web page, perhaps to sign in: download the file in a browser, and give its path",
     b"{": "a text, perhaps a server's message of an error: check where it comes from",
-    b"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull`",
+    b"version https://git-lfs": (
+        "a pointer of Git LFS: run `git lfs pull`, or give the address of the file itself"
+    ),
     b"Rar!": "a RAR archive: unpack it, and give the folder",
     b"7z\xbc\xaf": "a 7z archive: unpack it, and give the folder",
 }
+MAX_DEPTH = 3  # archives in one another
 MAX_NAME = 4096  # characters, as long as a path may be on Linux
 MAX_HEADER = 1 << 24  # bytes that a tar may hold about one of its files
 NO_FILE = "a link or a device, not a file: pack the photographs themselves"
 ENCRYPTED = 1  # a bit of a zip entry's flags
+# Not Deflate64, in which Windows packs what is large.
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -56,7 +62,7 @@ DAMAGE = (
     lzma.LZMAError,
     EOFError,
     ValueError,  # a number or a name that is none
-    NotImplementedError,  # a compression that zipfile does not know
+    NotImplementedError,  # a version that zipfile does not know
     RecursionError,  # a tar's header that describes a header that describes a header …
 )
 
@@ -160,7 +166,10 @@ def _what(file: IO[bytes]) -> str:
     for start, kind in OTHER_FILES.items():
         if beginning.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start):
             return f"is {kind}"
-    return "is neither a zip, a tar nor a folder, or it is cut off: fetch it again"
+    return (
+        "is neither a zip, a tar nor a folder: fetch it again if it is cut off; if it is packed "
+        "in another way, unpack it, and give the folder"
+    )
 
 
 def stored_name(name: str, classes: tuple[str, str] = CATS_AND_DOGS) -> str | None:
@@ -315,6 +324,8 @@ def _why(stored: Stored, classes: tuple[str, str]) -> str:
     )
     if stored.left_out:
         said += f"; other files are {suffixes(stored.left_out)}"
+    if any(PurePosixPath(name).suffix.casefold() in UNREAD for name in stored.left_out):
+        said += "; convert photographs that Pillow does not read, such as .heic, to JPEG"
     return said
 
 
@@ -347,20 +358,27 @@ def _check_total(source: Path, total: int, limits: Limits) -> None:
 def _members(source: Path, limits: Limits, scratch: Path) -> Iterator[Member]:
     """List the files of a source. Each can be opened until the next one is asked for."""
     total = 0
-    for member in _folder(source) if source.is_dir() else _open_archive(source, limits):
-        if not ARCHIVE.search(member.name) or _is_hidden(PurePosixPath(member.name)):
-            yield member
-            continue
-        total += member.size
-        _check_total(source, total, limits)
-        with member.open() as packed, tempfile.TemporaryFile(dir=scratch) as file:
-            shutil.copyfileobj(packed, file)
-            for inner in _archive(source / member.name, file, limits):
-                _check_name(source / member.name, inner.name)
-                yield inner._replace(name=f"{ARCHIVE.sub('', member.name)}/{inner.name}")
+
+    def unfold(source: Path, members: Iterator[Member], depth: int) -> Iterator[Member]:
+        nonlocal total
+        for member in members:
+            is_archive = depth < MAX_DEPTH and ARCHIVE.search(member.name)
+            if not is_archive or _is_hidden(PurePosixPath(member.name)):
+                yield member
+                continue
+            total += member.size
+            _check_total(source, total, limits)
+            name = source / member.name
+            with member.open() as packed, tempfile.TemporaryFile(dir=scratch) as file:
+                shutil.copyfileobj(packed, file)
+                for inner in unfold(name, _archive(name, file, limits), depth + 1):
+                    _check_name(name, inner.name)
+                    yield inner._replace(name=f"{ARCHIVE.sub('', member.name)}/{inner.name}")
+
+    yield from unfold(source, (_folder if source.is_dir() else _open_archive)(source, limits), 0)
 
 
-def _folder(source: Path) -> Iterator[Member]:
+def _folder(source: Path, _: Limits) -> Iterator[Member]:
     for path in _walk(source, frozenset()):
         name = path.relative_to(source).as_posix()
         if path.is_file():
@@ -405,9 +423,14 @@ def _zip_members(source: Path, archive: zipfile.ZipFile) -> Iterator[Member]:
     for entry in archive.infolist():
         if entry.flag_bits & ENCRYPTED:
             raise UserError(f"{source} is encrypted: unpack it and give the folder")
+        if entry.compress_type not in COMPRESSIONS:
+            raise UserError(
+                f"{source}: the entry {entry.filename!r} is compressed by method "
+                f"{entry.compress_type}, which Python cannot read: unpack it and give the folder"
+            )
         if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UserError(f"{source}: the entry {entry.filename!r} is {NO_FILE}")
-        if not entry.filename.endswith("/"):  # `is_dir` fails where a NUL leaves an empty name
+        if not entry.filename.endswith(("/", "\\")):  # `is_dir` fails for an empty name
             yield Member(entry.filename, entry.file_size, partial(archive.open, entry))
 
 

@@ -95,7 +95,7 @@ class Subset(NamedTuple):
 
     rows: np.ndarray  # int64, N
     names: list[str]
-    labels: np.ndarray  # float32, N: 0 cat, 1 dog
+    labels: np.ndarray  # float32, N: the positions of their classes, 0 or 1
 
 
 def read_subset(path: Path) -> Subset:
@@ -177,6 +177,9 @@ def feed(
         first: the first step.
         last: the step after the last one.
         readers: threads that read ahead.
+
+    Returns:
+        A dataset for TensorFlow, and an iterator for other backends.
     """
     import keras
 

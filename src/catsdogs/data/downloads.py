@@ -25,6 +25,7 @@ from catsdogs.stage import UserError
 import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
+from urllib3.exceptions import LocationParseError
 
 TIMEOUT = (10, 60)  # seconds to connect, and between two chunks
 CHUNK = 1 << 16  # bytes; a broken connection loses no more
@@ -33,12 +34,13 @@ PAUSE = 1.0  # seconds before the second attempt; doubles before each further on
 VERSION = ("ETag", "Last-Modified", "Content-Length")  # what tells versions of a file apart
 VARIABLE = re.compile(r"\$\{?([A-Z][A-Z0-9_]*)\}?")  # of the environment, in an address
 SECRET = re.compile(
-    "token|secret|passw|pwd|sig$|signat|cred|auth(?!or)|key|jwt|session", re.IGNORECASE
+    "token|secret|passw|pwd|sig$|signat|cred|auth(?!or)|key(?!word)|jwt|session", re.IGNORECASE
 )
 ADVICE = (
-    "which would go into dvc.lock: write $NAME in its place and set an environment variable NAME, "
-    "or use ~/.netrc for a user's name and password"
+    "write $NAME in its place and set an environment variable NAME, or use ~/.netrc for a user's "
+    "name and password"
 )
+LOCKED = f"which would go into dvc.lock: {ADVICE}"
 KAGGLE_COMPETITION = "dogs-vs-cats"
 KAGGLE_RULES = f"https://www.kaggle.com/competitions/{KAGGLE_COMPETITION}/rules"
 
@@ -68,7 +70,7 @@ def fetch(remote: Remote, folder: Path = DOWNLOADS) -> Path:
     """
     address = _split(remote.url)
     shown = f"{address.scheme}://{address.netloc}{address.path}"  # without a token
-    name = re.sub(r"[^\w.-]", "_", Path(address.path).name) or "download"
+    name = re.sub(r"[^\w.-]", "_", Path(address.path).name, flags=re.ASCII)[-100:] or "download"
     key = hashlib.sha256(remote.url.encode()).hexdigest()[:12]
     target = folder / f"{key}-{name}"
     if remote.digest and not _problem(target, remote):
@@ -96,7 +98,7 @@ def refuse_secrets(url: str) -> None:
     address = _split(url)
     for name, value in parse_qsl(f"{address.query}&{address.fragment}"):
         if SECRET.search(name) and not VARIABLE.search(value):
-            raise UserError(f"the address holds a secret, {name}, {ADVICE}")
+            raise UserError(f"the address holds a secret, {name}, {LOCKED}")
 
 
 def _split(url: str) -> SplitResult:
@@ -105,7 +107,7 @@ def _split(url: str) -> SplitResult:
     except ValueError as error:
         raise UserError(f"this is not an address: {error}") from None
     if address.username or address.password:
-        raise UserError(f"the address holds a user's name or password, {ADVICE}")
+        raise UserError(f"the address holds a user's name or password, {LOCKED}")
     return address
 
 
@@ -162,11 +164,13 @@ def _fetch(remote: Remote, target: Path, shown: str, usable: bool) -> None:
             if not _download(url, part, part_version, shown, known):
                 return
             break
-        except requests.RequestException as error:
+        except (requests.RequestException, LocationParseError) as error:
             reason = _reason(error, remote.url)
-            status = error.response.status_code if error.response is not None else 500
+            answer = getattr(error, "response", None)
+            status = answer.status_code if answer is not None else 500
             if status < 500 and status != 429:
-                raise UserError(f"{shown} answers {reason}: check the address") from None
+                token = f"; if it wants a token, {ADVICE}" if status in (401, 403) else ""
+                raise UserError(f"{shown} answers {reason}: check the address{token}") from None
             if isinstance(error, ValueError):  # no request was made
                 raise UserError(f"cannot download {shown}: {reason}") from None
             if attempt == ATTEMPTS - 1:

@@ -27,6 +27,7 @@ FORMATS = tuple(
     PPM PSD QOI SGI SUN TGA TIFF WEBP XBM XPM
     """.split()  # noqa: SIM905
 )
+USUAL = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 Image.init()  # imports the readers
 NO_MEMORY = "too little memory to decode an image: give more, or lower split.max_megapixels"
 INTERPOLATIONS = {
@@ -86,6 +87,10 @@ def decode(
     except UnusableImage:
         raise
     except UnidentifiedImageError:
+        for name in USUAL:
+            begins_like_one = Image.OPEN[name][1]
+            if begins_like_one and begins_like_one(content[:16]):
+                raise UnusableImage(f"damaged: a {name} that cannot be read") from None
         raise UnusableImage(f"not an image in a known format{_what(content)}") from None
     except Image.DecompressionBombError:
         raise UnusableImage("more pixels than split.max_megapixels") from None
@@ -113,6 +118,8 @@ def _what(content: bytes) -> str:
     """Name some formats that people take for a photograph's."""
     if content[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
         return ", but HEIC: convert it to JPEG"
+    if content.startswith(b"version https://git-lfs"):
+        return ", but a pointer of Git LFS: run `git lfs pull`"
     return ", but a web page or SVG" if content.lstrip()[:1] == b"<" else ""
 
 

@@ -2,8 +2,8 @@
 
 It stands in for the photographs while the pipeline is rehearsed. Cats and dogs share poses, sizes,
 light, furs and places, but each kind has its usual furs and places, so colours say a lot: a random
-forest on histograms of 216 colours gets 0.86 of a thousand right. The rest is in ears, muzzles,
-noses, eyes, whiskers and tails.
+forest on histograms of 216 colours has an accuracy of 0.86. The rest is in ears, muzzles, noses,
+eyes, whiskers and tails.
 
 The last bits of a sine differ between processors. Corners and pixels are therefore rounded.
 """

@@ -23,8 +23,8 @@ class GradCam:
     are found that speak for the answer on the whole, even where the layer above ignores them.
 
     Args:
-        model: a functional or sequential model from N×size×size×3 to P(dog), N×1. It ends in a
-            dense layer with one sigmoid. Models may be nested in it.
+        model: a functional or sequential model from N×size×size×3 to P(second class), N×1. It
+            ends in a dense layer with one sigmoid. Models may be nested in it.
 
     Raises:
         UserError: the model ends in something else.

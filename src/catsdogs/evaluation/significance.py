@@ -19,7 +19,7 @@ def mcnemar_tests(
     p-values for the number of pairs (Holm 1979).
 
     Args:
-        predictions: one row per image, with its `label` and each model's P(dog).
+        predictions: one row per image, with its `label` and each model's P(second class).
         models: the columns to compare.
         significance: two models differ if the corrected p-value is below this.
 

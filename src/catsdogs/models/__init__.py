@@ -1,4 +1,4 @@
-"""Networks: built, given pretrained weights, saved, and what a frozen trunk makes of images.
+"""Networks: how they are built, given weights and saved; the features of a frozen trunk.
 
 Imports the ground and `data`.
 """

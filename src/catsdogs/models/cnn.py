@@ -13,7 +13,7 @@ Initializer = Literal["glorot_uniform", "glorot_normal", "he_uniform", "he_norma
 
 
 def too_small(stage: str, filters: Sequence[int], sections: Mapping[str, Any]) -> Iterator[str]:
-    """Yield whether the images of a stage are too small for so many convolutions."""
+    """Yield a problem if the images are too small for so many convolutions."""
     if "split" in sections:
         side = size = sections["split"].image_size
         for _ in filters:
@@ -43,7 +43,7 @@ def build(
         initializer: of the weights of all layers but the last.
 
     Returns:
-        A model from RGB pixels, 0-255, N×size×size×3, to P(dog), N×1.
+        A model from RGB pixels, 0-255, N×size×size×3, to P(second class), N×1.
     """
     import keras
     from keras import layers

@@ -31,7 +31,7 @@ class Comparison:
     split: dict[str, Any]  # metrics/split.json
     facts: dict[str, dict[str, Any]]  # of each model, models/<stage>.json
     last_epoch: dict[str, dict[str, float]]  # of each model, `val_accuracy` and `val_loss`
-    scores: dict[str, dict[str, float]]  # metrics/evaluate.json
+    scores: dict[str, dict[str, float]]  # metrics/scores.json
     notebook: dict[str, dict[str, float]]  # of its models, `val_accuracy` and `val_loss`
     tests: dict[str, dict[str, Any]]  # of each pair, as from `significance.mcnemar_tests`
     confidence: float  # of the accuracies' intervals
@@ -214,7 +214,7 @@ def _show(value: Any) -> str:
 
 
 def page(comparison: Comparison) -> str:
-    """Fill in the page. Its pictures must be there already; a gallery shows those that are.
+    """Fill in the page. Both charts must be there already; a gallery shows the pictures there are.
 
     Everything is escaped, for some of it comes from archives and their names.
 

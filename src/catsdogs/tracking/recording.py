@@ -25,6 +25,7 @@ from catsdogs.tracking import store
 from catsdogs.tracking.snapshots import Snapshot, of_workspace
 
 if TYPE_CHECKING:
+    from filelock import FileLock
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, FileInfo, Run
 
@@ -68,7 +69,16 @@ def record(snapshot: Snapshot, completed: bool = False) -> bool:
     Raises:
         UserError: DVC does not have what is to be recorded.
     """
-    return _Recorder(store.connect(), snapshot).record(completed)
+    client, held = store.connect(), lock(snapshot.content)
+    with held:
+        written = _Recorder(client, snapshot).record(completed)
+    Path(held.lock_file).unlink(missing_ok=True)
+    return written
+
+
+def lock(content: str) -> FileLock:
+    """Return the lock of who records an experiment; its file is left only by what failed."""
+    return store.lock(f"recording-{content}")
 
 
 def find_models(client: MlflowClient, experiment: str, md5: str) -> list[str]:

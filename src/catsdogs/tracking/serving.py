@@ -59,14 +59,15 @@ class Classifier:
 
         Raises:
             UnusableImage: with the reason.
+            UserError: there is too little memory.
         """
         return images.decode(content, self.size, self.interpolation, self.max_megapixels)
 
     def probability(self, pixels: np.ndarray) -> float:
-        """Return that of the second class: of one image, since the bits depend on the batch.
+        """Return P(second class) of one image: in a larger batch its last bits would differ.
 
         Args:
-            pixels: height×width×3.
+            pixels: RGB, 0-255, height×width×3.
         """
         return float(self.model.predict_on_batch(pixels[None])[0, 0])
 
@@ -107,6 +108,8 @@ class Classifier:
             raise images.UnusableImage(f"values of shape {values.shape}, not (height, width, 3)")
         if not ((values >= 0) & (values <= 255)).all():
             raise images.UnusableImage("values that are not from 0 to 255")
+        if values.max() <= 1 and (values % 1).any():  # a nearly black image to the model
+            raise images.UnusableImage("values from 0 to 1: multiply them by 255")
         if values.size > 3e6 * self.max_megapixels:
             raise images.UnusableImage(f"more than {self.max_megapixels:g} megapixels")
         height, width = self.size

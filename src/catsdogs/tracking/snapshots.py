@@ -23,8 +23,6 @@ from catsdogs.git import git
 from catsdogs.stage import UserError
 from catsdogs.tracking import store
 
-import yaml
-
 if TYPE_CHECKING:
     from dvc.api import DVCFileSystem
 
@@ -81,7 +79,7 @@ class Snapshot:
 
     @property
     def unused(self) -> list[str]:
-        """The parameters that the stages were run with, but not as `params.yaml` has them."""
+        """The parameters whose value in `params.yaml` is not the one that the stages ran with."""
         return list(changed(self.params, self.params_file))
 
     @property
@@ -202,12 +200,12 @@ def outputs(stages: Mapping[str, Any]) -> dict[Path, str]:
 
 def read_lock(text: str) -> dict[str, Any]:
     """Return the stages in the text of a `dvc.lock`."""
-    return (yaml.safe_load(text) or {}).get("stages", {})
+    return (params.parse(text) or {}).get("stages", {})
 
 
 def _in_git(revision: str) -> Snapshot:
     lock, text = (git("show", f"{revision}:./{path}") for path in (LOCK, params.PARAMS))
-    return Snapshot("", revision, _coherent(lock), yaml.safe_load(text) or {})
+    return Snapshot("", revision, _coherent(lock), params.parse(text) or {})
 
 
 def _coherent(lock: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ REVISION_TAG = "git.revision"
 PARENT_TAG = "mlflow.parentRunId"
 SOURCE_TAG = "mlflow.source.name"
 NOTE_TAG = "mlflow.note.content"
+DEFAULT = "MLFLOW_TRACKING_URI=sqlite:///mlflow.db"  # what the command `mlflow` has to be told
 DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
 ARTIFACT_PATHS = {  # columns of a database
     "experiments": "artifact_location",
@@ -78,8 +79,16 @@ def address() -> str:
     """Return the store that `MLFLOW_TRACKING_URI` names, or `mlflow.db`.
 
     A relative path is the main checkout's: DVC deletes the folder that an experiment is run in.
+
+    Raises:
+        UserError: it is a database in memory.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{layout.TRACKING_STORE}"
+    if re.fullmatch(r"sqlite[^:]*:/{2,3}(:memory:)?", given):
+        raise UserError(
+            f"MLFLOW_TRACKING_URI is {given}, which ends with this process: name a file, such as "
+            "sqlite:///mlflow.db"
+        )
     if sqlite := re.fullmatch(r"(sqlite[^:]*:///)(?!:)(.+)", given):
         return f"{sqlite[1]}{layout.resolve(sqlite[2])}"
     path = given.removeprefix("file:")
@@ -136,15 +145,19 @@ def _find_artifacts(client: MlflowClient) -> None:
             database.execute(change, (before, now.as_uri()))
 
 
-def lock() -> FileLock:
+def lock(name: str = "mlflow") -> FileLock:
     """Return the lock for what only one process of this checkout may do at a time."""
-    path = layout.ROOT / ".cache" / "mlflow.lock"
+    path = layout.ROOT / ".cache" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)
 
 
 def open_experiment(client: MlflowClient) -> str:
-    """Return the id of the project's experiment in MLflow; create it and make it current."""
+    """Return the id of the project's experiment in MLflow; create it and make it current.
+
+    Raises:
+        UserError: somebody has deleted it in MLflow, whose pages cannot restore it.
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -159,6 +172,13 @@ def open_experiment(client: MlflowClient) -> str:
             except MlflowException:
                 if client.get_experiment_by_name(EXPERIMENT) is None:
                     raise  # else another machine was quicker
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found and found.lifecycle_stage == "deleted":
+        where = "" if os.environ.get("MLFLOW_TRACKING_URI") else f"{DEFAULT} "
+        raise UserError(
+            f"MLflow's experiment {EXPERIMENT} is deleted: `{where}mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}` brings it back"
+        )
     return mlflow.set_experiment(EXPERIMENT).experiment_id
 
 

@@ -1,8 +1,8 @@
 """The training loop: settings are read, a model is fitted, the stage's outputs are written.
 
 A training that was killed resumes at its last checkpoint, and ends with the same bytes as one that
-was not. The models of all phases, the data and the optimizer are Keras'; `Training` adds the exact
-resumption, the curves for MLflow and DVC, and the files.
+was not. Models, `fit` and optimizers are Keras'. `Training` adds the exact resumption, the curves
+for MLflow and DVC, and the files.
 """
 
 from __future__ import annotations
@@ -101,15 +101,15 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 def begin(stage: str, section: type[SettingsT]) -> Iterator[Training[SettingsT]]:
     """Begin the training of a stage, or resume it where a killed one stopped.
 
-    This reads `params.yaml`, pins what the computation depends on and imports Keras. Drawn images
-    (`data.source: sample`) are rehearsed with: `rehearsal`.
+    This reads `params.yaml`, pins what the computation depends on and imports Keras. On drawn
+    images (`data.source: sample`) the section `rehearsal` shortens the training.
 
     Args:
         stage: for example `train_basic`.
         section: what the stage's section of `params.yaml` holds.
 
     Raises:
-        UserError: a section of `params.yaml` is wrong.
+        UserError: a section of `params.yaml` is wrong, or its backend is not installed.
     """
     params.check()
     given = params.load(stage, section)
@@ -170,7 +170,7 @@ class Training(Generic[SettingsT]):
 
     @property
     def cpu_seconds(self) -> float:
-        """Return the CPU time of the training so far, in all processes that took part."""
+        """The CPU seconds of the training so far, those before a resumption included."""
         return self._spent + time.process_time()
 
     def batches(self, augmentation: Augmentation | None = None) -> TrainingBatches:
@@ -195,7 +195,7 @@ class Training(Generic[SettingsT]):
         """Fit a model in a phase of the training, unless the checkpoint is from a later phase.
 
         Args:
-            model: from what a batch holds to P(dog).
+            model: from what a batch holds to P(second class).
             batches: what it learns from.
             validation: what it is evaluated on after each epoch.
             phase: how long and how fast; the first phase is that of the settings.
@@ -239,7 +239,7 @@ class Training(Generic[SettingsT]):
         """Write the outputs of the stage.
 
         Args:
-            model: from RGB pixels, 0-255, to P(dog).
+            model: from RGB pixels, 0-255, to P(second class).
             facts: what `models/<stage>.json` should say besides.
         """
         import pandas as pd
@@ -286,7 +286,7 @@ class Training(Generic[SettingsT]):
             self._saved = self.step
 
     def check(self, name: str, value: float) -> None:
-        """Refuse to go on with a loss that is no longer a number."""
+        """Raise a `UserError` if a loss is no longer a number."""
         if not math.isfinite(value):
             raise UserError(
                 f"{self.stage}: the {name} is {float(value)} at step {self.step}: "
@@ -299,7 +299,7 @@ class Training(Generic[SettingsT]):
                 variable.assign(value)
 
     def _variables(self) -> list[keras.Variable]:
-        """Weights and the random state of dropout, the optimizer's, and the epoch's means."""
+        """What a checkpoint holds of the model, the optimizer, and the metrics of this epoch."""
         model = self.model
         if self.runtime.backend == "jax":
             model.jax_state_sync()  # a step donates the variables' memory to the next one

@@ -14,7 +14,7 @@ Name = Literal["adam", "rmsprop", "sgd", "muon"]
 Schedule = Literal["constant", "cosine", "linear"]
 
 LARGE = 1_000_000  # weights; for fewer, compiling the update takes longer than it saves
-PIXELS = 3  # channels of an image
+CHANNELS = 3  # of an image
 EPSILON = 1e-12  # against a division by 0
 
 
@@ -42,7 +42,7 @@ def muon() -> type[keras.optimizers.Muon]:
             super().__init__(learning_rate, weight_decay=None, adam_weight_decay=None, **options)
 
         def _should_use_adamw(self, variable: keras.Variable) -> bool:
-            is_first = len(variable.shape) > 2 and variable.shape[-2] == PIXELS
+            is_first = len(variable.shape) > 2 and variable.shape[-2] == CHANNELS
             return len(variable.shape) < 2 or variable.shape[-1] == 1 or is_first
 
         # Keras' own takes every step with the whole matrix X. Each multiplies X by a polynomial of
@@ -110,7 +110,7 @@ def learning_rate(
         peak: the highest rate.
         steps: of the phase.
         warmup: steps in which the rate rises linearly from 0.
-        schedule: how it falls to 0 at the last step, along a line or half a cosine.
+        schedule: `constant`, or how it falls to 0 at the last step: along a line or half a cosine.
         decay_share: the last share of the steps, in which it falls. It rises to the peak first.
     """
     import keras
