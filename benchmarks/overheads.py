@@ -25,7 +25,8 @@ DVC = (sys.executable, "-m", "dvc")
 def dvc(bench: Bench) -> list[Line]:
     """Compare `dvc repro` with a trivial pipeline's, where neither has anything to do.
 
-    DVC looks at files, whatever is in them, so the outputs are written here and committed.
+    DVC looks at files, whatever is in them, so the outputs are written here and committed. The
+    difference has no bound: DVC itself takes it for some 160 dependencies and outputs.
     """
     clones = _, trivial = Clone("placeholders", bench), Clone("trivial", bench)
     files = [f"file{number}.txt" for number in range(8)]
@@ -40,7 +41,7 @@ def dvc(bench: Bench) -> list[Line]:
     rounds = range(bench.few(ROUNDS))
     costs = np.mean([[clone.run(*DVC, "repro").cost for clone in clones] for _ in rounds], axis=0)
     what = "`dvc repro` with nothing to do / in a trivial pipeline"
-    return [compare(what, costs[0], costs[1], "≤ 1.3")]
+    return [compare(what, costs[0], costs[1])]
 
 
 def _commit(clone: Clone) -> None:
