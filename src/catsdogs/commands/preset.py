@@ -29,9 +29,8 @@ def main(name: str | None) -> None:
         UserError: there is no such preset, or it names a parameter that `params.yaml` lacks.
     """
     if name is None:
-        for path in sorted(FOLDER.glob("*.yaml")):
-            first = path.read_text(encoding="utf-8").partition("\n")[0]
-            print(f"{path.stem}: {first.removeprefix('# ')}")
+        for preset, description in descriptions().items():
+            print(f"{preset}: {description}")
         return
     before = dict(params.flatten(params.read()))
     round_trip = YAML()
@@ -52,6 +51,12 @@ def main(name: str | None) -> None:
     round_trip.dump(document, text)
     write_text(params.PARAMS, text.getvalue())
     print("run it with `dvc exp run`; `git checkout params.yaml` takes it back")
+
+
+def descriptions(folder: Path = FOLDER) -> dict[str, str]:
+    """Return what each preset is: the comment in its first line."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.yaml")}
+    return {name: text.partition("\n")[0].strip("# ") for name, text in sorted(texts.items())}
 
 
 def read(name: str) -> dict[str, Any]:
