@@ -54,6 +54,22 @@ def test_drawn_images_have_conditions_of_their_own(
     assert (loaded.threads, loaded.cpu_isa, loaded.steps) == (threads, cpu_isa, steps)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="of Linux alone")
+def test_native_threads_are_as_many_as_the_process_may_use():
+    """As in a container, or under taskset."""
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+    code += "from catsdogs import runtime; print(runtime._cpu_count())"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": "src"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout == "1\n"
+
+
 def test_a_limit_that_forbids_16_bits_is_lifted_for_a_rehearsal_only(checkout, monkeypatch):
     monkeypatch.chdir(checkout.path)
     checkout.change_params({"runtime": {"precision": "bfloat16", "cpu_isa": "AVX2"}})
