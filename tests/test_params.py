@@ -373,7 +373,10 @@ def test_the_presets_are_listed(root, capsys):
         (None, "mine is no preset; known are"),
         ("after: bettr", "bettr is no preset: did you mean better?"),
         ("after: mine", "presets/mine.yaml comes after itself"),
-        ("train_basic: {optimiser: sgd}", "train_basic.optimiser, which is unknown: did you mean"),
+        (
+            "train_basic: {epochs: 1, optimiser: sgd}",
+            "train_basic.optimiser, which is unknown: did you mean",
+        ),
         ("train_basics: {optimizer: sgd}", "train_basics.optimizer, which is unknown: did you me"),
         ("train_basic: 3", "train_basic, which is unknown"),
         ("- 1", "mine.yaml holds no sections"),
@@ -381,7 +384,7 @@ def test_the_presets_are_listed(root, capsys):
         ("train_basic: {augmentation: {zoom: 1}}", "train_basic.augmentation.zoom, which is unk"),
     ],
 )
-def test_what_is_no_preset_is_one_line(root, text, said):
+def test_what_is_no_preset_is_one_line(root, text, said, capsys):
     if text:
         (root / "presets/mine.yaml").write_text(text)
     before = (root / "params.yaml").read_text()
@@ -389,3 +392,4 @@ def test_what_is_no_preset_is_one_line(root, text, said):
         preset.main("mine")
     assert "\n" not in str(raised.value)
     assert (root / "params.yaml").read_text() == before
+    assert capsys.readouterr().out == "", "no change is told that is not made"

@@ -35,6 +35,7 @@ def main(name: str | None) -> None:
     before = dict(params.flatten(params.read()))
     round_trip = YAML()
     document = round_trip.load(params.PARAMS.read_text(encoding="utf-8"))
+    changes: list[str] = []
     for key, value in read(name).items():
         if key not in before:
             section = key.partition(".")[0]
@@ -46,11 +47,13 @@ def main(name: str | None) -> None:
             place = place[section]
         if params.number(before[key]) != value:
             place[last] = value
-            print(f"{key}: {before[key]} -> {value}")
+            changes.append(f"{key}: {before[key]} -> {value}")
     text = io.StringIO()
     round_trip.dump(document, text)
     write_text(params.PARAMS, text.getvalue())
-    print("run it with `dvc exp run`; `git checkout params.yaml` takes it back")
+    print(
+        *changes, "run it with `dvc exp run`; `git checkout params.yaml` takes it back", sep="\n"
+    )
 
 
 def descriptions(folder: Path = FOLDER) -> dict[str, str]:
