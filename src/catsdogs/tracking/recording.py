@@ -72,7 +72,8 @@ def record(snapshot: Snapshot, completed: bool = False) -> bool:
     client, held = store.connect(), lock(snapshot.content)
     with held:
         written = _Recorder(client, snapshot).record(completed)
-    Path(held.lock_file).unlink(missing_ok=True)
+        with suppress(PermissionError):  # Windows does not delete what is open
+            Path(held.lock_file).unlink(missing_ok=True)
     return written
 
 
