@@ -90,7 +90,9 @@ def predict(models: dict[str, keras.Model], batches: FixedBatches) -> dict[str, 
     """Return each model's P(label 1) for every image, float64, N."""
     predictions = {}
     for name, model in models.items():
-        found = model.predict(feed(batches, 0, len(batches)), verbose=0)[:, 0]
+        fed = feed(batches, 0, len(batches))
+        # With `steps`, Keras knows where the images end; else it warns that they ran out.
+        found = model.predict(fed, steps=len(batches), verbose=0)[:, 0]
         predictions[name] = found.astype(np.float64).round(scores.PROBABILITY_DIGITS)
     return predictions
 

@@ -236,7 +236,8 @@ def made(tmp_path_factory):
             made.change_params(TINY)
             (made.path / "dvc.lock").unlink(missing_ok=True)
             made.commit()
-            made.output = made.run("dvc", "repro").stdout
+            repro = made.run("dvc", "repro")
+            made.output = repro.stdout + repro.stderr
             made.commit()
             kept.write_bytes(pickle.dumps(made))
         return pickle.loads(kept.read_bytes())

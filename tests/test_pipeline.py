@@ -64,6 +64,7 @@ def test_training_shows_what_it_does(made):
     assert "Total params" in made.output
     assert made.output.count("val_accuracy") >= 6
     assert "the trunk is untrained" in made.output
+    assert "Warning" not in made.output
 
 
 def test_curves_and_metrics_agree(made):
