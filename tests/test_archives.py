@@ -5,6 +5,7 @@ import lzma
 import os
 import re
 import tarfile
+import tracemalloc
 import zipfile
 
 from catsdogs.data.archives import (
@@ -463,3 +464,19 @@ def test_the_suffixes_are_those_of_the_formats():
     known = {suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS}
     assert known == IMAGE_SUFFIXES
     assert {".jfif", ".jpe", ".avif", ".jp2", ".tga", ".ppm"} <= known
+
+
+def test_memory_has_no_photograph_that_is_written(tmp_path):
+    """What grows is names, hashes and the directories of the source and of what is stored."""
+    peaks = []
+    for count in (500, 2_000):
+        source = tmp_path / f"{count}.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for number in range(count):
+                kind = ("cat", "dog")[number % 2]
+                archive.writestr(f"train/{kind}.{number}.jpg", f"{number:4}" * 2_000)
+        tracemalloc.start()
+        store(source, tmp_path / "stored.zip", Limits(10_000, 10**9))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 1_500 < 4_000, "bytes a photograph, which itself has 8,000"

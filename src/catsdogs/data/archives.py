@@ -101,8 +101,8 @@ def store(
 ) -> Stored:
     """Copy every photograph of `source` into the zip `target`, byte for byte, in order of name.
 
-    The source is read once, in its own order, into a temporary zip beside `target`. Files with the
-    same bytes and class are stored from one folder only.
+    The source is read once, in its own order, into a temporary file beside `target`. Files with
+    the same bytes and class are stored from one folder only.
 
     Raises:
         UserError: the source cannot be read, is unsafe, exceeds the limits, or has no image of a
@@ -110,20 +110,22 @@ def store(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with (
-            tempfile.TemporaryFile(dir=target.parent) as file,
-            zipfile.ZipFile(file, "a") as unpacked,
-        ):
-            found, left_out = _unpack(source, unpacked, limits, classes, target.parent)
+        with tempfile.TemporaryFile(dir=target.parent) as unpacked:
+            found, places, left_out = _unpack(source, unpacked, limits, classes, target.parent)
             names, stored = _arrange(source, found, left_out, classes)
             for kind, count in stored.images.items():
                 if not count:
                     raise UserError(
                         f"{source} holds no image of the class {kind}{_why(stored, classes)}"
                     )
-            write_zip(
-                target, ((name, partial(unpacked.read, names[name])) for name in sorted(names))
-            )
+            del found  # which is large
+
+            def read(digest: str) -> bytes:
+                start, size = places[digest]
+                unpacked.seek(start)
+                return unpacked.read(size)
+
+            write_zip(target, ((name, partial(read, names[name])) for name in sorted(names)))
     except (*DAMAGE, OSError) as error:
         # Decompressors report damage as an OSError, too, but without a number of the system's.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
@@ -207,21 +209,23 @@ def _is_hidden(path: PurePosixPath) -> bool:
 
 def _unpack(
     source: Path,
-    unpacked: zipfile.ZipFile,
+    unpacked: IO[bytes],
     limits: Limits,
     classes: tuple[str, str],
     scratch: Path,
-) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
-    """Copy the photographs into a zip, under the hashes of their bytes.
+) -> tuple[dict[str, list[tuple[str, str]]], dict[str, tuple[int, int]], list[str]]:
+    """Copy the photographs into a file, one behind the other.
 
     Args:
         scratch: a folder for temporary files.
 
     Returns:
-        For each hash the names of its files, as `stored_name` has them and in the source; and the
-        names of all other files.
+        For each hash of a photograph's bytes the names of its files, as `stored_name` has them and
+        in the source; for each hash where the bytes begin and how many they are; and the names of
+        all other files.
     """
     found: dict[str, list[tuple[str, str]]] = {}
+    places: dict[str, tuple[int, int]] = {}
     left_out = []
     total = 0
     for member in _members(source, limits, scratch):
@@ -244,9 +248,10 @@ def _unpack(
         # Empty files are no copies of each other: each is an image that is lost.
         digest = hashlib.blake2b(content or member.name.encode(), digest_size=16).hexdigest()
         if digest not in found:
-            unpacked.writestr(digest, content)
+            places[digest] = unpacked.tell(), len(content)
+            unpacked.write(content)
         found.setdefault(digest, []).append((name, member.name))
-    return found, left_out
+    return found, places, left_out
 
 
 def _arrange(
