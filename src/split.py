@@ -1,7 +1,7 @@
 """Stage `split`: decode every image once, and draw the training and validation images.
 
 In: `data/raw/images.zip`.
-Out: `data/split/images.npy`, every usable image, uint8, N×size×size×3; `train.csv` and
+Out: `data/split/images`, every usable image in shards, uint8, n×size×size×3; `train.csv` and
 `validation.csv`, with the row, name and label of each image; `rejected.csv`, the images that
 cannot be used, and why; `rehearsal.json`, what drawn images are trained with, or null;
 `metrics/split.json`.
@@ -13,6 +13,8 @@ holds the validation images. So no later stage sees the images that judge at the
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 
@@ -25,6 +27,7 @@ import numpy as np
 from pydantic import Field
 
 SIDES = ("train", "validation", "tuning")
+SHARD = 16_384  # images in a shard at most; 1.1 GB of 150×150 pixels
 
 
 class Split(params.Section):
@@ -73,7 +76,7 @@ def main() -> None:
 def decode(
     split: Split, classes: tuple[str, str], target: Path
 ) -> tuple[list[Picture], list[tuple[str, str]]]:
-    """Write the pixels of every usable image, in the archive's order.
+    """Write the pixels of every usable image into shards, in the archive's order.
 
     Returns:
         The usable images, and the name of each other with the reason.
@@ -83,25 +86,46 @@ def decode(
     """
     pictures: list[Picture] = []
     rejected: list[tuple[str, str]] = []
-    with target.open("wb") as file:
-        write_header(file, 0, split.image_size)
+
+    def usable() -> Iterator[tuple[int, bytes]]:
+        shard = rows = 0
         for name, result in decode_archive(
             layout.ARCHIVE, split.image_size, split.interpolation, split.max_megapixels
         ):
             if isinstance(result, str):
                 rejected.append((name, result))
                 continue
-            pixels = result.tobytes()
-            file.write(pixels)
             kind = name.partition("/")[0]
             if kind not in classes:
                 raise UserError(f"{layout.ARCHIVE} has the class {kind}: run `dvc repro`")
-            label = classes.index(kind)
+            pixels = result.tobytes()
             digest = hashlib.blake2b(pixels, digest_size=16).digest()
-            pictures.append(Picture(len(pictures), name, label, digest))
-        file.seek(0)
-        write_header(file, len(pictures), split.image_size)
+            pictures.append(Picture(len(pictures), name, classes.index(kind), digest))
+            if rows and (rows == SHARD or begins_shard(name)):
+                shard, rows = shard + 1, 0
+            rows += 1
+            yield shard, pixels
+
+    target.mkdir()
+    for shard, images in groupby(usable(), itemgetter(0)):
+        with (target / layout.shard_name(shard)).open("wb") as file:
+            write_header(file, 0, split.image_size)
+            rows = 0
+            for _, pixels in images:
+                file.write(pixels)
+                rows += 1
+            file.seek(0)
+            write_header(file, rows, split.image_size)
     return pictures, rejected
+
+
+def begins_shard(name: str) -> bool:
+    """Whether an image begins a shard. One in `SHARD` / 2 does, so that most end before `SHARD`.
+
+    As the name alone decides, an image more or less changes its own shard, not all that follow.
+    """
+    drawn = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(drawn) % (SHARD // 2) == 0
 
 
 def write_header(file: BinaryIO, rows: int, size: int) -> None:

@@ -27,8 +27,8 @@ def pixels(tmp_path):
     for number, image in enumerate(images):
         image[:] = np.random.default_rng(number).integers(0, 256, image.shape, np.uint8)
         image[0, 0] = number
-    np.save(tmp_path / "images.npy", images)
-    return PixelReader(tmp_path / "images.npy")
+    np.save(tmp_path / "00000.npy", images)
+    return PixelReader(tmp_path)
 
 
 @pytest.fixture
@@ -55,9 +55,10 @@ def test_a_step_is_a_function_of_the_seed_and_itself(pixels, subset):
 @pytest.mark.parametrize("system", ["has preadv", "has none"])
 def test_threads_change_nothing(tmp_path, monkeypatch, system):
     images = np.random.default_rng(0).integers(0, 256, (40, 60, 60, 3), np.uint8)
-    np.save(tmp_path / "images.npy", images)
+    for number in range(40):  # more than a thread keeps open
+        np.save(tmp_path / f"{number:05}.npy", images[[number]])
     subset = Subset(np.arange(40), [], np.arange(40, dtype=np.float32))
-    batches = TrainingBatches(PixelReader(tmp_path / "images.npy"), subset, 16, 1, ON)
+    batches = TrainingBatches(PixelReader(tmp_path), subset, 16, 1, ON)
     alone = [batches(step) for step in range(200)]
     if system == "has none":
         monkeypatch.delattr(os, "preadv", raising=False)

@@ -147,7 +147,7 @@ def test_every_run_has_what_its_stage_made(queued):
             stage, run = f"train_{model}", found[f"{model} · {name}"]
             tags, values = run["tags"], {key: value for key, _, value in run["metrics"]}
             assert tags["model.md5"] == made[f"models/{stage}.keras"]
-            assert tags["data.md5"] == made["data/split/images.npy"]
+            assert tags["data.md5"] == made["data/split/images"]
             assert tags["data.validation.md5"] == made["data/split/validation.csv"]
             assert values["evaluate/accuracy"] == scores[stage]["accuracy"]
             assert {step for key, step, _ in run["metrics"] if key == "val_loss"} == {1, 2}

@@ -12,6 +12,8 @@ import threading
 import time
 from pathlib import Path
 
+from catsdogs import layout
+
 import pytest
 import requests
 from conftest import PHOTOGRAPHS, STAND_IN_WEIGHTS, Checkout
@@ -76,7 +78,7 @@ def test_a_full_disk(made, tmp_path):
                 ballast.flush()
         os.truncate(disk / "ballast", (disk / "ballast").stat().st_size - 200_000)
         result = checkout.script("split", check=False)
-        fails_in_one_line(result, "images.npy: No space left on device: make room and run again")
+        fails_in_one_line(result, "images: No space left on device: make room and run again")
         assert not list((checkout.path / "data/split").iterdir())
         (disk / "ballast").unlink()
         checkout.script("split")
@@ -259,7 +261,9 @@ def test_three_gigabytes_are_enough_for_25000_photographs(three_gigabytes, tmp_p
         join = f"echo $$ > {three_gigabytes} && exec {sys.executable} src/{stage}.py"
         result = checkout.run("sh", "-c", join)
         assert "warning" not in result.stderr
-    assert (checkout.path / "data/split/images.npy").stat().st_size > 25_000 * 150 * 150 * 3
+    shards = list((checkout.path / layout.PIXELS).iterdir())
+    assert len(shards) > 1
+    assert sum(path.stat().st_size for path in shards) > 25_000 * 150 * 150 * 3
 
 
 def test_the_whole_is_not_written_where_a_part_fails(tmp_path):
@@ -279,3 +283,27 @@ def test_the_whole_is_not_written_where_a_part_fails(tmp_path):
     write_text(Path(path), "after")
     left = sorted(file.name for file in tmp_path.iterdir())
     assert left == [f".part-{os.getppid()}-a.txt", "a.txt"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    from catsdogs.files import replacing
+
+    def write(folder, *names):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("new")
+
+    path = tmp_path / "folder"
+    write(path, "1", "2", "3")
+    with pytest.raises(RuntimeError), replacing(path) as part:
+        write(part, "1")
+        raise RuntimeError
+    assert sorted(path.iterdir()) == [path / "1", path / "2", path / "3"]
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for left in (f".part-{ended.pid}-folder", f".part-{ended.pid}-old-folder"):
+        write(tmp_path / left, "1")
+    with replacing(path) as part:
+        write(part, "4")
+    assert list(path.iterdir()) == [path / "4"], "nothing of what was there before"
+    assert list(tmp_path.iterdir()) == [path]

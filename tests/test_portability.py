@@ -76,7 +76,8 @@ def test_a_locale_without_accents_ends_nothing(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is nothing to take away")
 def test_stages_need_nothing_that_only_linux_has(copy):
-    paths = [layout.ARCHIVE, layout.PIXELS, layout.TRAIN, layout.model("train_basic")]
+    pixels = layout.PIXELS / layout.shard_name(0)
+    paths = [layout.ARCHIVE, pixels, layout.TRAIN, layout.model("train_basic")]
     made = {path: (copy.path / path).read_bytes() for path in paths}
     for path in paths:
         (copy.path / path).unlink()

@@ -13,6 +13,7 @@ from catsdogs import layout, params
 from catsdogs.commands import results
 from catsdogs.stage import UserError
 from catsdogs.tracking import live
+from catsdogs.tracking.recording import data_tags
 
 import pandas as pd
 import pytest
@@ -90,7 +91,7 @@ def test_experiments_with_other_models_are_kept_side_by_side(tmp_path):
         "evaluated": {"accuracy": 1.0},
     }
     assert runs["one"]["models"]["train_one"]["cpu_seconds"] == 12.3
-    assert runs["one"]["images"] == {"images.npy": "pixels", "validation.csv": "validation"}
+    assert runs["one"]["images"] == {"images": "pixels", "validation.csv": "validation"}
     assert (tmp_path / "kept/curves.csv").read_text().splitlines()[:3] == [
         "experiment,model,epoch,loss",
         "one,train_one,1,0.50",
@@ -122,6 +123,29 @@ def test_what_was_evaluated_on_other_images_is_refused(tmp_path):
     part = experiment(tmp_path, "part", ["train_one"], outputs=outputs, evaluated=[])
     assert keep(tmp_path / "kept", part), "which has no prediction"
     assert "evaluated" not in str(json.loads((tmp_path / "kept/runs.json").read_text())["part"])
+
+
+def test_what_was_evaluated_before_there_were_shards_is_compared_by_its_table(tmp_path):
+    whole = {layout.PIXELS.with_suffix(".npy"): "file", layout.VALIDATION: "validation"}
+    model = {layout.model("train_one"): "md5"}
+    outputs = {"split": whole, "train_one": model}.__getitem__
+    old = experiment(tmp_path, "old", ["train_one"], outputs=outputs)
+    keep(tmp_path / "kept", old)
+    runs = json.loads((tmp_path / "kept/runs.json").read_text())
+    assert runs["old"]["images"] == {"images.npy": "file", "validation.csv": "validation"}
+    assert runs["old"]["images"].keys() == next(iter(RUNS["results"].values()))["images"].keys()
+    keep(tmp_path / "kept", experiment(tmp_path, "one", ["train_one"]))
+    split = {layout.PIXELS: "others", layout.VALIDATION: "validation"}
+    outputs = {"split": split, "train_one": model}.__getitem__
+    with pytest.raises(UserError, match="other was judged by other images than one: name anoth"):
+        keep(tmp_path / "kept", experiment(tmp_path, "other", ["train_one"], outputs=outputs))
+
+
+def test_the_tag_of_the_pixels_is_that_of_their_file_before_there_were_shards():
+    for pixels in (layout.PIXELS, layout.PIXELS.with_suffix(".npy")):
+        made = {pixels: "pixels", layout.TRAIN: "train", layout.VALIDATION: "validation"}
+        tags = data_tags(SimpleNamespace(outputs={"split": made}.__getitem__))
+        assert list(tags.values()) == ["pixels", "train", "validation"]
 
 
 def test_parameters_that_were_not_used_are_refused(tmp_path):

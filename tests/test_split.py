@@ -1,10 +1,17 @@
 import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import split
 from catsdogs import layout, params
-from catsdogs.data.batches import PixelReader
+from catsdogs.data.augmentation import Augmentation
+from catsdogs.data.batches import FixedBatches, PixelReader, TrainingBatches, read_subset
 from catsdogs.data.images import decode
 from catsdogs.files import read_csv, write_zip
 from catsdogs.stage import UserError
@@ -19,8 +26,9 @@ from conftest import REPOSITORY, photo
 def run_split(tmp_path, monkeypatch):
     """Run the stage on an archive of the given files; return its tables and metrics."""
 
-    def run(files, source="sample", classes=("cat", "dog"), **changes):
+    def run(files, source="sample", classes=("cat", "dog"), rows=split.SHARD, **changes):
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(split, "SHARD", rows)
         values = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
         values["split"] |= {"image_size": 16, **changes}
         values["data"] |= {"source": source, "classes": list(classes)}
@@ -225,7 +233,7 @@ def test_too_few_images_are_one_line(run_split, tmp_path):
 
 def test_rows_point_at_the_pixels(run_split, tmp_path):
     tables, _ = run_split(pictures(10), train=8, validation=4)
-    path = tmp_path / "data/split/images.npy"
+    path = tmp_path / "data/split/images/00000.npy"
     pixels = np.load(path)
     assert pixels.shape == (20, 16, 16, 3)
     np.save(tmp_path / "saved.npy", pixels)
@@ -236,11 +244,166 @@ def test_rows_point_at_the_pixels(run_split, tmp_path):
             assert np.array_equal(pixels[int(line["row"])], expected)
 
 
-def test_the_reader_gives_the_rows_that_are_asked_for(tmp_path):
+def read_shards():
+    return {path.name: path.read_bytes() for path in sorted(layout.PIXELS.iterdir())}
+
+
+def read_batches():
+    """Return the bytes of two passes of the training, and one of the validation."""
+    ranges = {"width_shift": 0.2, "height_shift": 0.2, "shear": 12, "zoom": 0.2, "rotation": 9}
+    changes = Augmentation(**ranges, horizontal_flip=True, fill_mode="nearest")
+    pixels = PixelReader(layout.PIXELS)
+    training = TrainingBatches(pixels, read_subset(layout.TRAIN), 8, 1, changes)
+    validation = FixedBatches(pixels, read_subset(layout.VALIDATION), 8)
+    batches = [training(step) for step in range(8)]
+    batches += [validation(step) for step in range(len(validation))]
+    return [array.tobytes() for batch in batches for array in batch]
+
+
+def test_many_shards_give_the_batches_that_one_gives(run_split):
+    files = pictures(20)
+    files["cat/3.jpg"] = b""  # which takes no row
+    run_split(files, train=28, validation=10)
+    tables = [path.read_bytes() for path in (layout.TRAIN, layout.VALIDATION)]
+    batches, (whole,) = read_batches(), layout.PIXELS.iterdir()
+    images = np.load(whole)
+    for rows in (16, 5, 2):
+        run_split(files, train=28, validation=10, rows=rows)
+        assert read_batches() == batches
+        assert [path.read_bytes() for path in (layout.TRAIN, layout.VALIDATION)] == tables
+        shards = [np.load(layout.PIXELS / name) for name in read_shards()]
+        assert list(read_shards()) == [f"{number:05}.npy" for number in range(len(shards))]
+        assert 39 / rows < len(shards) < 4 * 39 / rows
+        assert all(0 < len(shard) <= rows for shard in shards)
+        assert np.array_equal(np.concatenate(shards), images)
+
+
+def test_the_number_of_workers_changes_no_byte(run_split, monkeypatch):
+    made = []
+    for workers in (1, 3):
+        monkeypatch.setattr("joblib.cpu_count", lambda workers=workers: workers)
+        run_split(pictures(100), rows=64)
+        made.append(read_shards())
+    assert len(made[0]) > 3
+    assert made[0] == made[1]
+
+
+def test_nothing_stays_of_an_earlier_run_by_hand(run_split):
+    run_split(pictures(20), rows=4)
+    before = read_shards()
+    (layout.PIXELS / "another").write_text("file")
+    run_split(pictures(11), rows=4)
+    kept = read_shards()
+    assert len(kept) < len(before)
+    assert list(kept) == [f"{number:05}.npy" for number in range(len(kept))]
+    with pytest.raises(UserError, match="are too few"):
+        run_split(pictures(1), rows=1)
+    assert read_shards() == kept, "what fails leaves all as it was"
+
+
+def test_a_split_that_is_killed_leaves_all_as_it_was(run_split, monkeypatch, tmp_path):
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("the killer reaches the process by a fork alone")
+    run_split(pictures(11), rows=8)
+    kept, headers = read_shards(), []
+
+    def write_header(*arguments):
+        if len(headers) == 5:  # of the third shard, before its images
+            os.kill(os.getpid(), signal.SIGKILL)
+        headers.append(arguments)
+        written(*arguments)
+
+    written = split.write_header
+    with monkeypatch.context() as patch:
+        patch.setattr(split, "write_header", write_header)
+        fork = multiprocessing.get_context("fork")
+        process = fork.Process(target=run_split, args=(pictures(20),), kwargs={"rows": 8})
+        process.start()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    (left,) = (tmp_path / "data/split").glob(".part-*")
+    assert len(list(left.iterdir())) == 3
+    assert read_shards() == kept
+    run_split(pictures(20), rows=8)
+    assert not left.exists()
+    assert len(PixelReader(layout.PIXELS)) == 40
+
+
+def test_memory_has_no_image_that_is_written(tmp_path, monkeypatch):
+    """What grows is the names and digests that the draw needs."""
+    size = 32
+    asked = split.Split(
+        train=2,
+        validation=2,
+        tuning=0,
+        image_size=size,
+        interpolation="bilinear",
+        max_megapixels=1,
+        seed=0,
+    )
+
+    def draw(count):
+        for number in range(count):
+            pixels = np.zeros((size, size, 3), np.uint8)
+            pixels.ravel()[:4] = list(number.to_bytes(4, "big"))
+            yield f"cat/{number}.jpg", pixels
+
+    peaks = []
+    monkeypatch.setattr(split, "SHARD", 256)
+    for count in (1_000, 4_000):
+        monkeypatch.setattr(split, "decode_archive", lambda *_, count=count: draw(count))
+        tracemalloc.start()
+        pictures, _ = split.decode(asked, ("cat", "dog"), tmp_path / str(count))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(pictures) == count
+    assert (peaks[1] - peaks[0]) / 3_000 < 500, "bytes an image, which itself has 3,072"
+
+
+def test_dvc_moves_the_shards_that_changed(run_split, tmp_path):
+    remote = tmp_path / "remote"
+
+    def dvc(*words):
+        environment = {name: value for name, value in os.environ.items() if "DVC" not in name}
+        command = [sys.executable, "-m", "dvc", *words]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+
+    def push(files):
+        before = {path for path in remote.rglob("*") if path.is_file()}
+        run_split(files, rows=32)
+        dvc("add", str(layout.PIXELS))
+        dvc("push")
+        return [path for path in remote.rglob("*") if path.is_file() and path not in before]
+
+    files = pictures(60)
+    dvc("init", "--no-scm")
+    dvc("remote", "add", "--default", "store", str(remote))
+    push(files)
+    assert len(read_shards()) > 5
+    changed = files | {"dog/3.jpg": photo(99)}
+    for change in (
+        changed,
+        changed | {"cat/0.jpeg": photo(98)},  # the first by name
+        changed | {"cat/8.jpeg": photo(97)},
+        changed | {"dog/99.jpg": photo(96)},
+        changed | {"cat/5.jpg": b""},  # which takes no row
+    ):
+        new = push(change)
+        assert len(new) == 2, "the shard with the image, and the list"
+        assert sum(path.suffix == ".dir" for path in new) == 1
+    assert not push(files)
+
+
+def write_shards(folder, images, rows):
+    for number, start in enumerate(range(0, len(images), rows)):
+        np.save(folder / layout.shard_name(number), images[start : start + rows])
+
+
+@pytest.mark.parametrize("rows", [50, 16, 25])
+def test_the_reader_gives_the_rows_that_are_asked_for(tmp_path, rows):
     images = np.random.default_rng(0).integers(0, 256, (50, 30, 30, 3), np.uint8)
-    path = tmp_path / "images.npy"
-    np.save(path, images)
-    reader = PixelReader(path)
+    write_shards(tmp_path, images, rows)
+    reader = PixelReader(tmp_path)
     assert (len(reader), reader.shape) == (50, images.shape)
     assert np.array_equal(reader[[4, 0, 4]], images[[4, 0, 4]])
     assert reader[[]].shape == (0, 30, 30, 3)
@@ -251,14 +414,35 @@ def test_the_reader_gives_the_rows_that_are_asked_for(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for order, read in zip(orders, pool.map(reader.__getitem__, orders), strict=True):
             assert np.array_equal(read, images[order]), "threads do not disturb each other"
-    with path.open("rb+") as file:
-        file.truncate(path.stat().st_size - 1)
-    with pytest.raises(EOFError, match="ends within row 49"):
+    last = sorted(tmp_path.iterdir())[-1]
+    with last.open("rb+") as file:
+        file.truncate(last.stat().st_size - 1)
+    with pytest.raises(EOFError, match=rf"{last.name} ends within row 49"):
         reader[[49]]
 
 
 @pytest.mark.parametrize("other", [np.zeros((2, 4, 4, 3)), np.zeros((2, 4), np.uint8)])
-def test_the_reader_refuses_another_array(tmp_path, other):
-    np.save(tmp_path / "images.npy", other)
-    with pytest.raises(ValueError, match="is not an array of RGB images"):
-        PixelReader(tmp_path / "images.npy")
+@pytest.mark.parametrize("number", [0, 2])
+def test_the_reader_refuses_another_array(tmp_path, other, number):
+    write_shards(tmp_path, np.zeros((6, 4, 4, 3), np.uint8), 2)
+    np.save(tmp_path / layout.shard_name(number), other)
+    with pytest.raises(ValueError, match=f"{number}.npy is not an array of RGB images"):
+        PixelReader(tmp_path)
+
+
+def test_the_reader_refuses_shards_that_do_not_belong_together(tmp_path):
+    for number, change in enumerate(
+        (
+            lambda folder: (folder / "00000.npy").unlink(),
+            lambda folder: (folder / "00001.npy").unlink(),
+            lambda folder: np.save(folder / "00002.npy", np.zeros((2, 5, 5, 3), np.uint8)),
+            lambda folder: [path.unlink() for path in folder.iterdir()],
+        )
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_shards(folder, np.zeros((6, 4, 4, 3), np.uint8), 2)
+        assert len(PixelReader(folder)) == 6
+        change(folder)
+        with pytest.raises(UserError, match="not as the stage `split` writes it: run `dvc repro`"):
+            PixelReader(folder)

@@ -25,24 +25,38 @@ ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and rename it to `path` when the block ends well.
 
+    The block writes a file there, or makes a folder of files.
+
     The temporary name keeps the suffix, because some writers choose the format by it. If a killed
     process has left such a file, it is removed; that of a living process stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
         if not psutil.pid_exists(int(left.name.split("-")[1])):
-            left.unlink(missing_ok=True)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+            _remove(left)
+    part, old = (path.with_name(f".part-{os.getpid()}-{each}{path.name}") for each in ("", "old-"))
     try:
         yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+        for each in part.iterdir() if part.is_dir() else [part]:
+            with each.open("rb+") as file:
+                os.fsync(file.fileno())
+        if path.is_dir():  # a folder replaces an empty one only
+            path.replace(old)
         part.replace(path)
     except OSError as error:
         error.filename = error.filename or str(path)  # a failed write does not name its file
         raise
     finally:
-        part.unlink(missing_ok=True)
+        _remove(part)
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ PLURALS = (
 SAMPLE = "sample"  # the `data.source` of drawn images
 
 ARCHIVE = Path("data/raw/images.zip")
-PIXELS = Path("data/split/images.npy")
+PIXELS = Path("data/split/images")
 TRAIN = Path("data/split/train.csv")
 VALIDATION = Path("data/split/validation.csv")
 REJECTED = Path("data/split/rejected.csv")
@@ -68,6 +68,11 @@ def spellings(name: str) -> set[str]:
 def title(stage: str) -> str:
     """`train_basic` as a person calls it: `basic`."""
     return stage.removeprefix("train_")
+
+
+def shard_name(number: int) -> str:
+    """The name of a file in `PIXELS`."""
+    return f"{number:05}.npy"
 
 
 def model(stage: str) -> Path:

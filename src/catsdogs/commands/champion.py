@@ -36,8 +36,8 @@ def main() -> None:
         UserError: the workspace is not evaluated, or MLflow does not answer or has no such model.
     """
     snapshot = of_workspace()
-    made = snapshot.outputs("split")
-    images = {tag: made[recording.DATA_TAGS[tag]] for tag in SAME_IMAGES}
+    tags = recording.data_tags(snapshot)
+    images = {tag: tags[tag] for tag in SAME_IMAGES}
     with store.needed("MLflow does not answer"):
         client = store.connect()
         candidates = find(client, images)

@@ -109,7 +109,7 @@ def load(names: list[str]) -> list[Model]:
 
 def examples() -> dict[str, bytes]:
     """Return validation images, half of each class, by their names, as PNG; none without data."""
-    if not (layout.PIXELS.is_file() and layout.VALIDATION.is_file()):
+    if not (layout.PIXELS.is_dir() and layout.VALIDATION.is_file()):
         print(f"without examples: {layout.PIXELS.parent} is not here", file=sys.stderr)
         return {}
     subset = read_subset(layout.VALIDATION)

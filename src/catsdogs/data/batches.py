@@ -7,18 +7,20 @@ training can resume at any step, and the number of reader threads changes nothin
 from __future__ import annotations
 
 import os
-import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from catsdogs.data.augmentation import Augmentation, augment
 from catsdogs.files import read_csv
+from catsdogs.layout import shard_name
 from catsdogs.runtime import keep_memory
+from catsdogs.stage import UserError
 
 import numpy as np
 
@@ -27,45 +29,65 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 PREFETCH = 4  # batches that are ready before they are needed
+OPEN = 128  # shards that stay open; a process may open 256 files on macOS
 
 
 class PixelReader:
-    """Reads images by row from a uint8 `.npy` file of shape N×size×size×3. Threads can share it.
+    """Reads images by row from the shards that `split` writes. Threads can share it.
 
-    It does not map the file into memory: the file would count as memory that the process uses.
+    The shards are uint8 `.npy` files of shape n×size×size×3; each n may differ. They are not
+    mapped into memory: they would count as memory that the process uses.
+
+    Attributes:
+        shape: that of all images, N×size×size×3.
+
+    Raises:
+        UserError: a shard is missing, or has images of another size.
     """
 
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-            self._start = file.tell()
-        if version != (1, 0) or fortran_order or dtype != np.uint8 or len(shape) != 4:
-            raise ValueError(f"{path} is not an array of RGB images")
-        self.path, self.shape = path.absolute(), shape
-        self._stride = int(np.prod(shape[1:]))
-        self._opened = threading.local()  # a thread must not move another's position in the file
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.absolute().glob("*.npy"))
+        headers = [_read_header(path) for path in self.paths]
+        alike = {(offset, shape[1:]) for offset, shape in headers}
+        names = [shard_name(number) for number in range(len(headers))]
+        if len(alike) != 1 or [path.name for path in self.paths] != names:
+            raise UserError(f"{folder} is not as the stage `split` writes it: run `dvc repro`")
+        ((self._offset, image),) = alike
+        self._starts = list(accumulate((shape[0] for _, shape in headers), initial=0))
+        self.shape = (self._starts[-1], *image)
+        self._open = lru_cache(OPEN)(partial(Path.open, mode="rb", buffering=0))
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return images by row: uint8, len(rows)×size×size×3."""
+        """Return a new array of the images in the given rows, uint8, n×size×size×3."""
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for image, row in zip(pixels, rows, strict=True):
             if not 0 <= row < len(self):
                 raise IndexError(f"row {row} of {len(self)}")
-            if self._read(image, self._start + int(row) * self._stride) != self._stride:
-                raise EOFError(f"{self.path} ends within row {row}")
+            shard = bisect_right(self._starts, row) - 1
+            place = self._offset + (int(row) - self._starts[shard]) * image.nbytes
+            if self._read(image, self.paths[shard], place) != image.nbytes:
+                raise EOFError(f"{self.paths[shard]} ends within row {row}")
         return pixels
 
-    def _read(self, image: np.ndarray, start: int) -> int:
-        if not hasattr(self._opened, "file"):
-            self._opened.file = self.path.open("rb", buffering=0)
+    def _read(self, image: np.ndarray, path: Path, place: int) -> int:
         if hasattr(os, "preadv"):  # one call: at each, threads compete for the interpreter's lock
-            return os.preadv(self._opened.file.fileno(), [image.data], start)
-        self._opened.file.seek(start)
-        return self._opened.file.readinto(image)
+            return os.preadv(self._open(path).fileno(), [image.data], place)
+        with path.open("rb", buffering=0) as file:  # a thread must not move another's position
+            file.seek(place)
+            return file.readinto(image.data)
+
+
+def _read_header(path: Path) -> tuple[int, tuple[int, ...]]:
+    """Return where the pixels of a shard begin, and their shape."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        if version != (1, 0) or fortran_order or dtype != np.uint8 or len(shape) != 4:
+            raise ValueError(f"{path} is not an array of RGB images")
+        return file.tell(), shape
 
 
 class Batches(Protocol):
@@ -91,7 +113,7 @@ class SizedBatches(Batches, Protocol):
 
 
 class Subset(NamedTuple):
-    """One side of the split: each image's row in the array of pixels, its name and its label."""
+    """One side of the split: each image's row among the pixels, its name and its label."""
 
     rows: np.ndarray  # int64, N
     names: list[str]

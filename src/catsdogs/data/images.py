@@ -140,6 +140,7 @@ def decode_archive(
 
     with zipfile.ZipFile(archive) as opened:
         names = opened.namelist()
+    del opened  # whose directory is large
     decode_chunk = partial(_decode_chunk, archive, (size, interpolation, max_megapixels))
     chunks = (names[start : start + CHUNK] for start in range(0, len(names), CHUNK))
     workers = joblib.cpu_count()

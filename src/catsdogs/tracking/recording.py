@@ -59,6 +59,12 @@ def record_workspace() -> None:
         store.attempt("this experiment", lambda: record(of_workspace(), completed=True))
 
 
+def data_tags(snapshot: Snapshot) -> dict[str, str]:
+    """Return the MD5 of what `split` made. Earlier commits have the pixels in `images.npy`."""
+    made = {path.with_suffix(""): md5 for path, md5 in snapshot.outputs("split").items()}
+    return {tag: made[path.with_suffix("")] for tag, path in DATA_TAGS.items()}
+
+
 def record(snapshot: Snapshot, completed: bool = False) -> bool:
     """Write what MLflow lacks of an experiment; return whether it lacked anything.
 
@@ -112,12 +118,11 @@ class _Recorder:
     def __init__(self, client: MlflowClient, snapshot: Snapshot) -> None:
         self.client, self.snapshot = client, snapshot
         self.mlflow_experiment = store.open_experiment(client)
-        made = snapshot.outputs("split")
         tags = {
             store.EXPERIMENT_TAG: snapshot.experiment,
             store.REVISION_TAG: snapshot.revision,
             CHANGES_TAG: "" if snapshot.committed or snapshot.experiment else "uncommitted",
-            **{tag: made[path] for tag, path in DATA_TAGS.items()},
+            **data_tags(snapshot),
         }
         self.tags = {name: value for name, value in tags.items() if value}
         self.name = store.experiment_name(self.tags)

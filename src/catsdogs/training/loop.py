@@ -124,7 +124,8 @@ def begin(stage: str, section: type[SettingsT]) -> Iterator[Training[SettingsT]]
             f"{given.steps_per_epoch}"
         )
     depends_on = settings.model_dump() | {"runtime": runtime.fingerprint(pinned)}
-    inputs = (layout.PIXELS, layout.TRAIN, layout.VALIDATION, *settings.files())
+    shards = sorted(layout.PIXELS.iterdir())
+    inputs = (*shards, layout.TRAIN, layout.VALIDATION, *settings.files())
     with checkpoints.hold(stage, depends_on, inputs) as checkpoint:
         training = Training(stage, given, settings, pinned, checkpoint)
         try:
