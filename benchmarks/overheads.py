@@ -60,7 +60,7 @@ def _commit(clone: Clone) -> None:
 def memory(bench: Bench) -> list[Line]:
     """Measure `download` and `split` on the photographs, and as the number of images grows.
 
-    Their memory grows with the archive's directory, of which `zipfile` keeps 0.7 KB for each file.
+    Their memory grows with the archive's directory, of which `zipfile` keeps 0.6 KB for each file.
     No bound is set on that: a million images take less than what is allowed for the peak.
     """
     sizes = [bench.few(images) for images in IMAGES]
