@@ -72,7 +72,7 @@ def asking(*space, jobs=1, tuning=4000, metric="val_accuracy"):
 def play(monkeypatch, capsys):
     """Search with a played training; return what was asked, in order, and what was printed."""
 
-    def run(train, *space, trials, jobs=1, metric="val_accuracy"):
+    def run(train, *space, trials, jobs=1, metric="val_accuracy", storage="", known=()):
         asked = []
 
         def run_experiments(batch, _):
@@ -80,11 +80,15 @@ def play(monkeypatch, capsys):
                 asked.append(settings)
                 yield name, train(*settings)
 
-        monkeypatch.chdir(REPOSITORY)
-        monkeypatch.setattr(search, "begin", lambda _: None)
-        monkeypatch.setattr(search.Search, "digest", "abc")
-        monkeypatch.setattr(search, "run_experiments", run_experiments)
-        search.main(asking(*space, jobs=jobs, metric=metric), trials)
+        with monkeypatch.context() as played:
+            played.chdir(REPOSITORY)
+            played.setattr(search, "begin", lambda _: None)
+            played.setattr(search.Search, "digest", "abc")
+            played.setattr(search, "_states", lambda: dict.fromkeys(known, "Success"))
+            played.setattr(search, "run_experiments", run_experiments)
+            played.setattr(search, "_push", lambda *each: print("pushed", *each))
+            asked_for = asking(*space, jobs=jobs, metric=metric)
+            search.main(asked_for, trials, storage, "origin")
         return asked, capsys.readouterr().out
 
     return run
@@ -111,6 +115,61 @@ def test_equal_results_lead_to_equal_trials_wherever_a_search_stopped(play):
         return sum(rates) / len(rates)
 
     assert mean(least) < 0.01 < mean(many), "the others go where it was good"
+
+
+def test_machines_take_trials_from_one_database(play, tmp_path):
+    space, storage = f"{RATE}=interval(0.1,1)", f"sqlite:///{tmp_path}/trials.db"
+    others = []
+
+    def while_another_machine_searches(rate):
+        if not others:
+            others.append(play(lambda _: 0.5, space, trials=3, storage=storage))
+        return 0.9
+
+    asked, printed = play(while_another_machine_searches, space, trials=4, storage=storage)
+    (other, other_printed) = others[0]
+    assert (len(asked), len(other)) == (2, 2), "four in all"
+    assert len({*map(tuple, asked + other)}) == 4
+    assert "the best is search-abc-2, val_accuracy 0.5" in other_printed
+    assert "the best is search-abc-1, val_accuracy 0.9" in printed
+    assert "  dvc exp pull origin search-abc-1\n  dvc exp apply search-abc-1\n" in printed
+    assert re.findall(r"pushed (.*)", printed) == ["search-abc-1 origin", "search-abc-4 origin"]
+    again, _ = play(lambda _: 0.1, space, trials=4, storage=storage)
+    assert again == []
+
+
+def test_a_machine_that_was_stopped_tells_what_it_found(play, tmp_path):
+    space, storage = f"{RATE}=interval(0.1,1)", f"sqlite:///{tmp_path}/trials.db"
+
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play(stopped, space, trials=2, storage=storage)
+    other, _ = play(lambda _: 0.5, space, trials=2, storage=storage)
+    assert len(other) == 1, "the trial of the machine that was stopped stays its own"
+    asked, printed = play(lambda _: 0.9, space, trials=2, storage=storage, known=["search-abc-1"])
+    assert len(asked) == 1
+    assert "the best is search-abc-1, val_accuracy 0.9" in printed
+
+
+@pytest.mark.parametrize(
+    ("storage", "problem"),
+    [
+        ("sqlite:////nowhere/trials.db", "unable to open database file"),
+        ("postgresql+psycopg2://me:secret@127.0.0.1:9/trials", "^127.0.0.1 .*refused"),
+        ("no URL", "Could not parse"),
+        ("oracle://here", "No module named"),
+    ],
+)
+def test_a_database_that_is_away_is_one_line(play, storage, problem):
+    if "psycopg2" in storage:
+        pytest.importorskip("psycopg2")
+    with pytest.raises(UserError, match=problem) as error:
+        play(lambda _: 0.5, f"{RATE}=1,2", trials=2, storage=storage)
+    assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+    assert "the same command goes on" in str(error.value)
 
 
 def test_without_any_result_there_is_no_best(play):

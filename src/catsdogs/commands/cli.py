@@ -156,8 +156,22 @@ def preset(name: str | None) -> None:
     default="val_accuracy",
     help="What the trials are judged by.",
 )
+@click.option(
+    "--storage",
+    envvar="OPTUNA_STORAGE",
+    default="",
+    help="URL of a database from which several machines take trials of this same command.",
+)
+@click.option("--remote", default="origin", help="Git's remote that gets these trials.")
 def search(
-    training: str, space: tuple[str, ...], trials: int, jobs: int, tuning: int, metric: str
+    training: str,
+    space: tuple[str, ...],
+    trials: int,
+    jobs: int,
+    tuning: int,
+    metric: str,
+    storage: str,
+    remote: str,
 ) -> None:
     """Search for better parameters of a training STAGE.
 
@@ -165,7 +179,8 @@ def search(
     """
     from catsdogs.commands import search
 
-    search.main(search.Search(training, space, jobs, tuning, metric), trials)
+    asked = search.Search(training, space, jobs, tuning, metric)
+    search.main(asked, trials, storage, remote)
 
 
 @subcommand("the results are as they were")

@@ -4,20 +4,26 @@ All tuning images judge the trials (`split.tuning`), so the validation images ch
 
 The parameters of a trial follow from the command and the results of the trials before it, and its
 name follows from the command. So the same command finds what is done and goes on from there.
+
+Several machines share the trials of one command in a database of Optuna. Then what a trial gets
+depends on which of them asks first.
 """
 
 import hashlib
 import json
 import shlex
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from catsdogs import params
 from catsdogs.commands.programs import output
 from catsdogs.commands.sync import choose, find_experiments
-from catsdogs.git import require
-from catsdogs.stage import UserError
+from catsdogs.git import git, require
+from catsdogs.stage import UserError, one_line
 from catsdogs.tracking.snapshots import Snapshot, of_revision
 
 import dvc.api
@@ -28,6 +34,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from sqlalchemy.exc import SQLAlchemyError
 
 PAUSE = 3  # seconds between two looks at the experiments
 
@@ -52,38 +59,105 @@ class Search(NamedTuple):
         return f"search-{self.digest}-{part}"
 
 
-def main(search: Search, trials: int) -> None:
+def main(search: Search, trials: int, storage: str = "", remote: str = "") -> None:
     """Run the trials that are missing, and print a line for each and how to use the best.
 
+    Args:
+        search: what decides the trials.
+        trials: how many in all. When several machines ask for the last one, all get one.
+        storage: the URL of a database, if other machines take trials of this search, too.
+        remote: Git's remote to which each trial is pushed then.
+
     Raises:
-        UserError: there can be no such search, a trial cannot be run, or none has a result.
+        UserError: there can be no such search, a trial cannot be run, none has a result, or the
+            database is away.
     """
     space = read_space(search.stage, search.space)
     begin(search)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        direction="maximize" if search.metric == "val_accuracy" else "minimize"
-    )
-    for first in range(1, trials + 1, search.jobs):
-        batch = {}
-        for number in range(first, min(first + search.jobs, trials + 1)):
-            # A seed for each trial, so that a search gives the same trials wherever it stopped.
-            study.sampler = optuna.samplers.TPESampler(seed=int(search.digest, 16) + number)
-            batch[search.name(number)] = study.ask(space)
+    with _reached(storage):
+        study = _open_study(search, storage)
+        batch = _own_unfinished(study, search) if storage else {}
+    while True:
+        with _reached(storage):
+            while len(batch) < search.jobs and len(study.trials) < trials:
+                if not storage:
+                    # A seed for each trial: the same trials wherever a search stopped.
+                    seed = int(search.digest, 16) + len(study.trials) + 1
+                    study.sampler = optuna.samplers.TPESampler(seed=seed)
+                trial = study.ask(space)
+                batch[search.name(trial.number + 1)] = trial
+        if not batch:
+            break
         asked = {name: _settings(trial.params) for name, trial in batch.items()}
         for name, value in run_experiments(asked, search):
             failed = None if value is not None else optuna.trial.TrialState.FAIL
-            study.tell(batch[name], value, state=failed)
+            with _reached(storage):
+                study.tell(batch[name].number, value, state=failed)
             result = f"failed: dvc queue logs {name}" if failed else f"{search.metric} {value}"
             print(f"{name}: {' '.join(asked[name])}: {result}", flush=True)
+            if storage and not failed:
+                _push(name, remote)
+        batch = {}
     if all(trial.value is None for trial in study.trials):
         raise UserError("no trial has a result: `dvc queue logs` says why, with a trial's name")
     best, name = study.best_trial, search.name(study.best_trial.number + 1)
     print(f"the best is {name}, {search.metric} {best.value} on tuning images; go on with")
+    if storage:
+        print(f"  dvc exp pull {remote} {name}")
     print(f"  dvc exp apply {name}")
     print("or judge it by the validation images, trained on all training images:")
     settings = ["split.tuning=0", *_settings(best.params)]
     print("  dvc exp run", *(f"-S {shlex.quote(each)}" for each in settings))
+
+
+def _open_study(search: Search, storage: str) -> optuna.Study:
+    """Open what Optuna knows of a search: in memory, or in a database, a study for each commit."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        storage=_open_database(storage) if storage else None,
+        # Another machine's trial counts as a bad one until it ends, so that the next is elsewhere.
+        sampler=optuna.samplers.TPESampler(constant_liar=True),
+        study_name=search.name(git("rev-parse", "HEAD")[:7]),
+        direction="maximize" if search.metric == "val_accuracy" else "minimize",
+        load_if_exists=True,
+    )
+
+
+def _open_database(url: str) -> optuna.storages.RDBStorage:
+    how = {"pool_pre_ping": True}  # the server may have been restarted between two trials
+    for _ in range(3):  # machines that begin at the same moment all make the tables
+        with suppress(SQLAlchemyError):
+            return optuna.storages.RDBStorage(url, engine_kwargs=how)
+        time.sleep(1)
+    return optuna.storages.RDBStorage(url, engine_kwargs=how)
+
+
+def _own_unfinished(study: optuna.Study, search: Search) -> dict[str, optuna.trial.BaseTrial]:
+    """Return the trials that this machine took and whose results the database lacks."""
+    known, running = _states(), [optuna.trial.TrialState.RUNNING]
+    trials = {search.name(each.number + 1): each for each in study.get_trials(states=running)}
+    return {name: trial for name, trial in trials.items() if name in known}
+
+
+@contextmanager
+def _reached(storage: str) -> Iterator[None]:
+    """Turn an error of Optuna's database into one line."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError) as error:
+        reason = one_line(getattr(error, "__cause__", None) or error)
+        raise UserError(
+            f"{urlsplit(storage).hostname or storage} does not keep the trials: {reason}; "
+            "once it does, the same command goes on"
+        ) from None
+
+
+def _push(name: str, remote: str) -> None:
+    """Push a trial for the others. If that fails, say how to do it later: the search goes on."""
+    try:
+        output("dvc", "exp", "push", remote, name)
+    except UserError as error:
+        print(f"warning: {error}; `dvc exp push {remote} {name}` sends it later", file=sys.stderr)
 
 
 def read_space(
