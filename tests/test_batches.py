@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from catsdogs.data.augmentation import BORDERS, Augmentation, affine_maps, augment
 from catsdogs.data.batches import FixedBatches, PixelReader, Subset, TrainingBatches
+from catsdogs.workers import Part
 
 import cv2
 import numpy as np
@@ -223,3 +224,22 @@ def test_what_lies_beyond_the_left_edge(fill_mode, low, high):
     assert len(beyond) > 10
     assert low <= beyond.min()
     assert beyond.max() <= high
+
+
+def test_a_part_is_read_alone_and_is_that_of_the_whole_batch(pixels, subset):
+    class Noted:
+        shape = pixels.shape
+
+        def __getitem__(self, rows):
+            self.read = len(rows)
+            return pixels[rows]
+
+    noted = Noted()
+    for batches in (TrainingBatches(noted, subset, 6, 1, ON), FixedBatches(noted, subset, 6)):
+        images, labels = batches(1)
+        half = len(labels) // 2
+        for number, its in enumerate((slice(half), slice(half, 2 * half))):
+            part = batches(1, Part(number, 2))
+            assert noted.read == half
+            assert np.array_equal(part[0], images[its])
+            assert np.array_equal(part[1], labels[its])

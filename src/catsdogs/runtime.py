@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 from catsdogs import layout, params
 from catsdogs.params import Count, Real, Section, Whole
 from catsdogs.stage import UserError
+from catsdogs.workers import ADDRESS, ALONE, PROCESS, Workers
 
 from pydantic import Field
 
@@ -45,7 +46,13 @@ FOREIGN = (
     "TF_",
     "XLA_",
 )
-HARMLESS = ("JAX_PLATFORMS", "TF_CPP_MIN_LOG_LEVEL", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+HARMLESS = (
+    "JAX_PLATFORMS",
+    "TF_CPP_MIN_LOG_LEVEL",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    ADDRESS,
+    PROCESS,
+)
 
 # What oneDNN can be limited to, in ascending order; what Linux calls what each one needs; and the
 # nearest limit of XLA.
@@ -79,13 +86,20 @@ class Settings(Section):
     """The section `runtime` of `params.yaml`."""
 
     backend: Literal["tensorflow", "jax"]
+    devices: Annotated[Whole, Field(ge=1, le=1024)]
+    processes: Annotated[Whole, Field(ge=1, le=4096)]
     precision: Literal["float32", "tf32", "bfloat16", "float16"]
     threads: Threads
     onednn: bool
     cpu_isa: Instructions
 
     def conflicts(self, name: str, sections: Mapping[str, Any]) -> Iterator[str]:
-        """Yield a problem if the precision needs instructions that `cpu_isa` forbids."""
+        """Yield what the backend cannot do, or the instructions that `cpu_isa` allows."""
+        if self.backend != "jax" and self.devices * self.processes > 1:
+            yield (
+                f"{name}.devices and {name}.processes are 1 with TensorFlow: for more, set "
+                f"{name}.backend to jax"
+            )
         is_drawn = "data" not in sections or sections["data"].source == layout.SAMPLE
         if self.is_forbidden(self.cpu_isa) and not is_drawn:
             yield (
@@ -117,6 +131,7 @@ class Runtime:
     checkpoint_steps: int = 100
     cache_gb: float = 8.0
     steps: float = 1.0  # share of the steps that are taken; below 1 in a rehearsal
+    workers: Workers = ALONE
 
     @property
     def instructions(self) -> str:
@@ -139,6 +154,8 @@ class Runtime:
         where = [gpu] if gpu else [f"{self.threads} threads", self.instructions]
         if not gpu and self.cpu_isa == "native" and (model := _processor("model name")):
             where.append(model)
+        if self.workers.total > 1:
+            where.insert(0, f"{self.workers.total} workers")
         return ", ".join(["JAX"] * (self.backend == "jax") + [self.precision, *where])
 
 
@@ -157,6 +174,7 @@ def load() -> Runtime:
     chosen = rehearsal or settings
     return Runtime(
         backend=settings.backend,
+        workers=Workers(settings.devices, settings.processes),
         precision=settings.precision,
         threads=_cpu_count() if chosen.threads == "native" else chosen.threads,
         onednn=settings.onednn,
@@ -174,7 +192,7 @@ def pin(runtime: Runtime, seed: int = 0) -> None:
     Call it before anything else imports Keras, TensorFlow or JAX.
 
     Raises:
-        UserError: the backend is not installed.
+        UserError: the backend is not installed, or devices or processes are missing.
     """
     for name in list(os.environ):
         if name.startswith(FOREIGN) and name not in HARMLESS:
@@ -207,7 +225,7 @@ def pin_for_inference() -> None:
     Raises:
         UserError: the section `runtime` or `local` is wrong.
     """
-    pin(replace(load(), backend="tensorflow", precision="float32"))
+    pin(replace(load(), backend="tensorflow", precision="float32", workers=ALONE))
 
 
 def fingerprint(runtime: Runtime) -> dict[str, Any]:
@@ -254,6 +272,7 @@ def _pin_jax(runtime: Runtime) -> None:
     # Left alone, XLA multiplies float32 as TF32 where a GPU can.
     tf32 = runtime.precision == "tf32"
     jax.config.update("jax_default_matmul_precision", "tensorfloat32" if tf32 else "highest")
+    runtime.workers.meet()
 
 
 def _is_below(instructions: str, others: str) -> bool:

@@ -8,6 +8,7 @@ import threading
 from typing import Annotated, Literal
 
 from catsdogs.params import Real, Section, Share
+from catsdogs.workers import WHOLE, Part
 
 import cv2
 import numpy as np
@@ -40,6 +41,7 @@ def augment(
     augmentation: Augmentation,
     rng: np.random.Generator,
     out: np.ndarray | None = None,
+    part: Part = WHOLE,
 ) -> np.ndarray:
     """Transform each image at random.
 
@@ -49,6 +51,7 @@ def augment(
         rng: the only source of randomness.
         out: where to write the views: contiguous, of the shape and type of `images`; may be
             `images` itself.
+        part: which part of a batch they are. Each image's view is that in the whole batch.
 
     Returns:
         `out`, or else a new array.
@@ -56,7 +59,8 @@ def augment(
     cv2.setNumThreads(0)  # an image is too small to be shared between threads
     count, height, width = images.shape[:3]
     flags, border = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, BORDERS[augmentation.fill_mode]
-    maps = affine_maps(count, height, width, augmentation, rng)
+    batch = count * part.parts
+    maps = affine_maps(batch, height, width, augmentation, rng)[part.of(batch)]
     sides = margins(maps, height, width)
     maps[:, :, 2] += sides[:, :2]
     # OpenCV warps four channels twice as fast as three, and twice as fast again where it meets no

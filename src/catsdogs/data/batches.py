@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import accumulate, islice
@@ -21,6 +21,7 @@ from catsdogs.files import read_csv
 from catsdogs.layout import shard_name
 from catsdogs.runtime import keep_memory
 from catsdogs.stage import UserError
+from catsdogs.workers import WHOLE, Part
 
 import numpy as np
 
@@ -101,8 +102,8 @@ class Batches(Protocol):
     def dtype(self) -> DTypeLike:
         """The type of the inputs."""
 
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a step's inputs, N×`shape`, and labels, float32, N."""
+    def __call__(self, step: int, part: Part = WHOLE) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs, N×`shape`, and labels, float32, N, of a step or of a part of it."""
 
 
 class SizedBatches(Batches, Protocol):
@@ -148,18 +149,19 @@ class TrainingBatches:
         self.shape: tuple[int, ...] = pixels.shape[1:]
         self._permutation = lru_cache(maxsize=2)(self._permute)
 
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, step: int, part: Part = WHOLE) -> tuple[np.ndarray, np.ndarray]:
         """Return the images of a step, uint8, batch×size×size×3, and their labels, float32."""
-        _, chosen = self.choose(step)
+        _, chosen = self.choose(step, part)
         images = self.pixels[self.subset.rows[chosen]]
         if self.augmentation:
             rng = np.random.default_rng([self.seed, 1, step])
-            augment(images, self.augmentation, rng, out=images)
+            augment(images, self.augmentation, rng, out=images, part=part)
         return images, self.subset.labels[chosen]
 
-    def choose(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def choose(self, step: int, part: Part = WHOLE) -> tuple[np.ndarray, np.ndarray]:
         """Return, for each image of a step, the number of the pass and its place in the subset."""
         places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        places = places[part.of(self.batch_size)]
         passes, places = np.divmod(places, len(self.subset.rows))
         chosen = [self._permutation(each)[places[passes == each]] for each in np.unique(passes)]
         return passes, np.concatenate(chosen)
@@ -183,14 +185,16 @@ class FixedBatches:
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, step: int, part: Part = WHOLE) -> tuple[np.ndarray, np.ndarray]:
         """Return the images and labels of a step; the last batch may be smaller."""
-        part = slice(step * self.batch_size, (step + 1) * self.batch_size)
-        return self.pixels[self.rows[part]], self.labels[part]
+        batch = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        rows, labels = self.rows[batch], self.labels[batch]
+        mine = part.of(len(rows))
+        return self.pixels[rows[mine]], labels[mine]
 
 
 def feed(
-    batches: Batches, first: int, last: int, readers: int = 1
+    batches: Batches, first: int, last: int, readers: int = 1, part: Part = WHOLE
 ) -> tf.data.Dataset | Iterator[tuple[np.ndarray, np.ndarray]]:
     """Feed the batches of the steps from `first` to `last` - 1 to Keras, in their order.
 
@@ -199,13 +203,14 @@ def feed(
         first: the first step.
         last: the step after the last one.
         readers: threads that read ahead.
+        part: of each batch, which this process computes.
 
     Returns:
         A dataset for TensorFlow, and an iterator for other backends.
     """
     import keras
 
-    read = partial(read_ahead, batches, first, last, readers)
+    read = partial(read_ahead, partial(batches, part=part), first, last, readers)
     if keras.backend.backend() != "tensorflow":
         return read()
     import tensorflow as tf
@@ -221,7 +226,7 @@ def feed(
 
 
 def read_ahead(
-    batches: Batches, first: int, last: int, readers: int
+    batches: Callable[[int], tuple[np.ndarray, np.ndarray]], first: int, last: int, readers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the batches of the steps from `first` to `last` - 1 while threads read the next."""
     keep_memory()  # here, because the first iterator of tf.data undoes it

@@ -26,6 +26,7 @@ from catsdogs.data.augmentation import augment
 from catsdogs.data.batches import FixedBatches, TrainingBatches
 from catsdogs.files import replacing
 from catsdogs.runtime import Runtime, fingerprint
+from catsdogs.workers import WHOLE, Part
 
 import numpy as np
 from filelock import FileLock
@@ -134,9 +135,9 @@ class CachedFeatures:
     def __len__(self) -> int:
         return len(cast("Sized", self.batches))
 
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, step: int, part: Part = WHOLE) -> tuple[np.ndarray, np.ndarray]:
         """Return the features of a step's images, float32, and their labels, float32."""
-        images, labels = self.batches(step)
+        images, labels = self.batches(step, part)
         return self.cache.get(self.cache.key(images), lambda: images), labels
 
 
@@ -153,13 +154,13 @@ class BoundedViews:
         self.batches, self.cache, self.views, self.shape = batches, cache, views, cache.shape
         self._key = lru_cache(maxsize=None)(lambda *place: cache.key(self._images(*place)))
 
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, step: int, part: Part = WHOLE) -> tuple[np.ndarray, np.ndarray]:
         """Return the features of a step's images, float32, and their labels, float32."""
-        passes, chosen = self.batches.choose(step)
+        passes, chosen = self.batches.choose(step, part)
         features = np.empty((len(chosen), *self.shape), np.float32)
         for i, (number, image) in enumerate(zip(passes, chosen, strict=True)):
-            part, row = divmod(int(image), self.batches.batch_size)
-            place = (int(number) % self.views, part)
+            group, row = divmod(int(image), self.batches.batch_size)
+            place = (int(number) % self.views, group)
             features[i] = self.cache.get(self._key(*place), partial(self._images, *place), row)
         return features, self.batches.subset.labels[chosen]
 

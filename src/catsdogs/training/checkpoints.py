@@ -23,6 +23,8 @@ from zipfile import BadZipFile
 
 from catsdogs import layout
 from catsdogs.files import digest, replacing, write_text
+from catsdogs.stage import UserError
+from catsdogs.workers import ALONE, Workers
 
 import numpy as np
 import yaml
@@ -99,7 +101,10 @@ class Checkpoint:
 
 @contextmanager
 def hold(
-    stage: str, parameters: Mapping[str, Any], inputs: Iterable[Path]
+    stage: str,
+    parameters: Mapping[str, Any],
+    inputs: Iterable[Path],
+    workers: Workers = ALONE,
 ) -> Iterator[Checkpoint]:
     """Hold the checkpoint of a training. It is empty if there is none to go on from.
 
@@ -107,9 +112,22 @@ def hold(
         stage: for example `train_basic`.
         parameters: everything that the training depends on besides its inputs and its code.
         inputs: the files that it reads.
+        workers: of the training. All but the first process only read the checkpoint.
+
+    Raises:
+        UserError: the processes are of different trainings.
     """
-    remove_recorded()
     name = f"{stage}-{_identity(parameters, inputs)}"
+    if not workers.is_first:
+        folder = layout.CHECKPOINTS / workers.first_says("")
+        if not folder.name.startswith(name):
+            raise UserError(
+                f"{stage}: the processes differ: let all of them have the same parameters, data, "
+                "code, packages and processors"
+            )
+        yield Checkpoint(stage, folder)
+        return
+    remove_recorded()
     # Two experiments may run the same training at the same time; each gets its own folder.
     new = layout.CHECKPOINTS / f"{name}-{uuid.uuid4().hex}"
     kept = sorted(_folders(f"{name}-*"), key=lambda path: not (path / "state.npz").exists())
@@ -122,6 +140,7 @@ def hold(
                 checkpoint.clear()
                 continue
             _prune(stage, folder)
+            workers.first_says(folder.name)
             yield checkpoint
             return
 

@@ -66,7 +66,15 @@ class Settings(Phase):
     seed: params.Seed
 
     def conflicts(self, name: str, sections: Mapping[str, Any]) -> Iterator[str]:
-        """Yield each phase that ends before its learning rate has risen."""
+        """Yield a batch that cannot be shared, and phases that end before their rate has risen."""
+        workers = 1
+        if "runtime" in sections:
+            workers = sections["runtime"].devices * sections["runtime"].processes
+        if self.batch_size % workers:
+            yield (
+                f"{name}.batch_size is {self.batch_size} but should be a multiple of {workers}, "
+                "which is runtime.devices times runtime.processes"
+            )
         for key, phase in self.phases().items():
             steps = phase.epochs * self.steps_per_epoch
             if self.warmup_steps >= steps:
@@ -123,18 +131,26 @@ def begin(stage: str, section: type[SettingsT]) -> Iterator[Training[SettingsT]]
             f"{settings.epochs} epochs of {settings.steps_per_epoch} steps instead of "
             f"{given.steps_per_epoch}"
         )
-    depends_on = settings.model_dump() | {"runtime": runtime.fingerprint(pinned)}
+    workers = pinned.workers
+    depends_on = settings.model_dump() | {
+        "runtime": runtime.fingerprint(pinned),
+        "workers": list(workers),
+    }
     shards = sorted(layout.PIXELS.iterdir())
     inputs = (*shards, layout.TRAIN, layout.VALIDATION, *settings.files())
-    with checkpoints.hold(stage, depends_on, inputs) as checkpoint:
+    with (
+        workers.together(),
+        checkpoints.hold(stage, depends_on, inputs, workers) as checkpoint,
+    ):
         training = Training(stage, given, settings, pinned, checkpoint)
         try:
             yield training
         except BaseException as error:
             training.live.abandon("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        training.live.finish(training.cpu_seconds)
-        checkpoint.finish()
+        if workers.is_first:
+            training.live.finish(training.cpu_seconds)
+            checkpoint.finish()
 
 
 class Training(Generic[SettingsT]):
@@ -156,7 +172,7 @@ class Training(Generic[SettingsT]):
         checkpoint: Checkpoint,
     ) -> None:
         self.stage, self.given, self.settings, self.runtime = stage, given, settings, pinned
-        self.live = LiveRun(stage)
+        self.workers, self.live = pinned.workers, LiveRun(stage)
         self._checkpoint = checkpoint
         self._phase = self._epochs = 0  # the present phase, and the epochs up to its end
         self._loaded = checkpoint.load()
@@ -168,6 +184,11 @@ class Training(Generic[SettingsT]):
             self.history = self._loaded.progress["history"]
             self._spent = self._loaded.progress["cpu_seconds"]
         self._saved = self.step
+        if self.workers.first_says(str(self.step)) != str(self.step):
+            raise UserError(
+                f"{checkpoint.folder} is not the same for all processes: let them work in one "
+                "checkout on storage that they share"
+            )
 
     @property
     def cpu_seconds(self) -> float:
@@ -184,7 +205,15 @@ class Training(Generic[SettingsT]):
         """Return the validation images that are looked at after every epoch."""
         subset, size = read_subset(layout.VALIDATION), self.settings.batch_size
         limit = self.settings.validation_steps * size or None
-        return FixedBatches(PixelReader(layout.PIXELS), subset, size, limit)
+        batches = FixedBatches(PixelReader(layout.PIXELS), subset, size, limit)
+        full, left = divmod(len(batches.rows), size)
+        if left % self.workers.total:
+            advice = f"validation_steps to {full}" if full else f"batch_size to {left} or less"
+            raise UserError(
+                f"{self.workers.total} devices cannot share the last {left} validation images: "
+                f"set {self.stage}.{advice}"
+            )
+        return batches
 
     def fit(
         self,
@@ -209,8 +238,15 @@ class Training(Generic[SettingsT]):
         self._epochs += phase.epochs
         if self._loaded and self._loaded.progress["phase"] > self._phase:
             return
-        self.live.open(self._checkpoint.name, self.history)
+        if self.workers.is_first:
+            self.live.open(self._checkpoint.name, self.history)
         self.model = model
+        with self.workers.sharing(model):
+            self._fit(model, batches, validation, phase)
+
+    def _fit(
+        self, model: keras.Model, batches: Batches, validation: SizedBatches, phase: Phase
+    ) -> None:
         self._accuracy = compile_model(model, self.settings, phase)
         runtime.release_memory()  # what building took
         self._restore()
@@ -218,20 +254,20 @@ class Training(Generic[SettingsT]):
         if self._loaded:
             total = self._epochs * per_epoch
             print(f"{self.stage} goes on after step {self.step:,} of {total:,}")
-        readers = self.runtime.readers
+        readers, part = self.runtime.readers, self.workers.part
         while len(self.history) < self._epochs:
             epoch = len(self.history)
             end = (epoch + 1) * per_epoch
             model.fit(
-                feed(batches, self.step, end, readers),
+                feed(batches, self.step, end, readers, part),
                 initial_epoch=epoch,
                 epochs=self._epochs,
                 steps_per_epoch=end - self.step,  # fewer if the epoch was interrupted
-                validation_data=feed(validation, 0, len(validation), readers),
+                validation_data=feed(validation, 0, len(validation), readers, part),
                 validation_steps=len(validation),
                 callbacks=[_callback(self)],
                 shuffle=False,  # the batches come in their own order
-                verbose=1 if sys.stdout.isatty() else 2,
+                verbose=0 if part.number else 1 if sys.stdout.isatty() else 2,
             )
         self._loaded = None
         model.optimizer.finalize_variable_values(model.trainable_variables)  # averaged, if asked
@@ -243,6 +279,8 @@ class Training(Generic[SettingsT]):
             model: from RGB pixels, 0-255, to P(second class).
             facts: what `models/<stage>.json` should say besides.
         """
+        if not self.workers.is_first:
+            return
         import pandas as pd
 
         runtime.release_memory()  # a large model is copied on its way into the file
@@ -283,7 +321,8 @@ class Training(Generic[SettingsT]):
             self.check("loss", self._loss.result())
             progress = {"phase": self._phase, "step": self.step, "history": self.history}
             progress["cpu_seconds"] = self.cpu_seconds
-            self._checkpoint.save(State(variables, progress))
+            if self.workers.is_first:
+                self._checkpoint.save(State(variables, progress))
             self._saved = self.step
 
     def check(self, name: str, value: float) -> None:
