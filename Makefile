@@ -73,6 +73,7 @@ requirements:  ## pin all requirements files anew from pyproject.toml (needs uv)
 	$(COMPILE) --output-file requirements.txt
 	$(COMPILE) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	$(COMPILE) --extra gpu --constraint requirements-dev.txt --output-file requirements-gpu.txt
+	$(COMPILE) --extra s3 --extra team --constraint requirements-dev.txt --output-file requirements-team.txt
 	grep -E '^(jax|jaxlib|keras|numpy|opencv-python-headless|pillow|tensorflow|tensorflow-cpu)==' \
 		requirements-gpu.txt | sed 's/ .*//' > versions.txt
 
