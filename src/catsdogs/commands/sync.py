@@ -1,7 +1,8 @@
 """Record in MLflow what it lacks of the workspace, of experiments and of revisions.
 
-Everything comes from what DVC keeps. What MLflow already has stays as it is, with two exceptions.
-Runs of killed processes are closed. The runs below a deleted run are deleted, with their models.
+Everything comes from what DVC keeps. What MLflow already has stays as it is, with three
+exceptions. Runs of killed processes are closed. The runs below a deleted run are deleted, with
+their models. Of what several machines recorded at once, one stays.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ def main(revisions: Sequence[str] = ()) -> None:
     chosen: Sequence[Experiment | str] = revisions or ["workspace", *experiments]
     failures = []
     problem = "MLflow cannot be written to"
+    with store.needed(problem):
+        for name in live.settle():
+            print(f"{name}: closed; it ended while MLflow was away")
     for asked in chosen:
         try:
             with _open(asked, experiments) as snapshot, store.needed(problem):
@@ -70,7 +74,7 @@ def main(revisions: Sequence[str] = ()) -> None:
 
 
 def tidy() -> None:
-    """Close what was killed; delete the runs below a deleted run, and their models.
+    """Close what was killed; delete the runs below a deleted run, their models, and duplicates.
 
     `mlflow gc` removes for good what is deleted.
     """
@@ -78,6 +82,7 @@ def tidy() -> None:
 
     client = store.connect()
     experiment = store.open_experiment(client)
+    _delete_duplicates(client, experiment)
     runs: list[Run] = mlflow.search_runs([experiment], output_format="list")
     shown, used = {run.info.run_id: run for run in runs}, set()
     for run in runs:
@@ -91,9 +96,34 @@ def tidy() -> None:
             client.set_terminated(run.info.run_id, "KILLED")
             print(f"{run.info.run_name}: what wrote it was killed")
     registered = {version.source for version in client.search_model_versions()}
-    for model in client.search_logged_models([experiment]):
+    for model in mlflow.search_logged_models([experiment], output_format="list"):
         if model.tags.get(store.MODEL_TAG) not in used and model.model_uri not in registered:
             client.delete_logged_model(model.model_id)
+
+
+def _delete_duplicates(client: MlflowClient, experiment: str) -> None:
+    """Keep one of the runs, and of the models, that several machines made of one thing at once."""
+    import mlflow
+
+    whole = (recording.CONTENT_TAG, store.EXPERIMENT_TAG)
+    below = (store.PARENT_TAG, store.STAGE_TAG, store.MODEL_TAG)
+    training = (live.TRAINING_TAG,)  # doubled by a request whose answer was lost
+    for identity in (whole, below, training):
+        same: dict[tuple[str, ...], list[Run]] = {}
+        runs: list[Run] = mlflow.search_runs([experiment], output_format="list")
+        for run in runs:
+            if identity[0] in run.data.tags:
+                key = tuple(run.data.tags.get(tag, "") for tag in identity)
+                same.setdefault(key, []).append(run)
+        for equal in same.values():
+            if len(equal) > 1:
+                kept = recording.keep_one(client, equal)
+                print(f"{kept.info.run_name}: {len(equal) - 1} more of it deleted")
+    found = mlflow.search_logged_models([experiment], output_format="list")
+    models = [model.tags.get(store.MODEL_TAG) for model in found]
+    for md5 in {md5 for md5 in models if md5 and models.count(md5) > 1}:
+        stored = recording.find_models(client, experiment, md5)
+        recording.keep_one_model(client, experiment, md5, stored)
 
 
 def _is_deleted(client: MlflowClient, run_id: str) -> bool:

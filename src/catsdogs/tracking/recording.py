@@ -27,7 +27,7 @@ from catsdogs.tracking.snapshots import Snapshot, of_workspace
 if TYPE_CHECKING:
     from filelock import FileLock
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, FileInfo, Run
+    from mlflow.entities import DatasetInput, FileInfo, LoggedModel, Run
 
 CONTENT_TAG = "dvc.content"
 CHANGES_TAG = "git.changes"
@@ -75,9 +75,14 @@ def record(snapshot: Snapshot, completed: bool = False) -> bool:
     Raises:
         UserError: DVC does not have what is to be recorded.
     """
+    from mlflow.exceptions import MlflowException
+
     client, held = store.connect(), lock(snapshot.content)
     with held:
-        written = _Recorder(client, snapshot).record(completed)
+        try:
+            written = _Recorder(client, snapshot).record(completed)
+        except MlflowException:  # another machine may have kept its own of two equal runs
+            written = _Recorder(client, snapshot).record(completed)
         with suppress(PermissionError):  # Windows does not delete what is open
             Path(held.lock_file).unlink(missing_ok=True)
     return written
@@ -88,6 +93,58 @@ def lock(content: str) -> FileLock:
     return store.lock(f"recording-{content}")
 
 
+def keep_one(client: MlflowClient, runs: Sequence[Run]) -> Run:
+    """Return the one that stays of runs that should be one; delete the others, and what is below.
+
+    A lock holds on one machine only, so that several may make the same run at once. Each looks
+    again after it has made one, and all choose alike: a finished run, or else the oldest.
+    """
+    first, *others = sorted(
+        runs,
+        key=lambda run: (run.info.status != "FINISHED", run.info.start_time, run.info.run_id),
+    )
+    for run in others:
+        below = f"tags.`{store.PARENT_TAG}` = '{run.info.run_id}'"
+        for each in [*client.search_runs([run.info.experiment_id], below), run]:
+            client.delete_run(each.info.run_id)
+    return first
+
+
+def keep_one_model(
+    client: MlflowClient, experiment: str, md5: str, whole: Sequence[str]
+) -> list[str]:
+    """Return the one that stays of the `whole` models with this MD5; delete the others.
+
+    It is a registered one, or else the oldest. All runs that have one of the others get it.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    if len(whole) > 1:
+        registered = {version.source for version in client.search_model_versions()}
+        models = [client.get_logged_model(model) for model in whole]
+        models.sort(
+            key=lambda each: (
+                each.model_uri not in registered,
+                each.creation_timestamp,
+                each.model_id,
+            )
+        )
+        whole = [model.model_id for model in models]
+        for run in client.search_runs([experiment], f"tags.`{store.MODEL_TAG}` = '{md5}'"):
+            linked = _linked(run)
+            if whole[0] not in linked and not linked.isdisjoint(whole):
+                client.log_outputs(run.info.run_id, [LoggedModelOutput(whole[0], step=0)])
+        for model in models[1:]:
+            if model.model_uri not in registered:
+                client.delete_logged_model(model.model_id)
+    return list(whole[:1])
+
+
+def _linked(run: Run) -> set[str]:
+    """Return the ids of the models that a run has."""
+    return {each.model_id for each in run.outputs.model_outputs} if run.outputs else set()
+
+
 def find_models(client: MlflowClient, experiment: str, md5: str) -> list[str]:
     """Return the ids of the models with this MD5 that an experiment of MLflow has as a whole."""
 
@@ -95,13 +152,13 @@ def find_models(client: MlflowClient, experiment: str, md5: str) -> list[str]:
         files = _files(partial(client.list_logged_model_artifacts, model), "data")
         return any(file.endswith(".keras") for file in files)
 
-    return [model for model in _described_models(client, experiment, md5) if is_stored(model)]
+    begun = _begun_models(client, experiment, md5)
+    return [each.model_id for each in begun if each.status == "READY" and is_stored(each.model_id)]
 
 
-def _described_models(client: MlflowClient, experiment: str, md5: str) -> list[str]:
-    """Return the ids of the models with this MD5 that were complete once."""
-    found = client.search_logged_models([experiment], f"tags.`{store.MODEL_TAG}` = '{md5}'")
-    return [model.model_id for model in found if model.status == "READY"]
+def _begun_models(client: MlflowClient, experiment: str, md5: str) -> list[LoggedModel]:
+    """Return the models with this MD5, the complete and the others."""
+    return client.search_logged_models([experiment], f"tags.`{store.MODEL_TAG}` = '{md5}'")
 
 
 def _files(listed: Callable[[str | None], list[FileInfo]], folder: str | None = None) -> list[str]:
@@ -138,9 +195,8 @@ class _Recorder:
             same = [run for run in same if self._is_of_this_experiment(run)]
         complete = [run for run in same if run.info.status == "FINISHED"]
         if complete and (CHANGES_TAG not in complete[0].data.tags or not snapshot.committed):
-            if completed:  # then its trainings were repeated, with the same models
-                for run in (run for stage in snapshot.trainings for run in self._live_runs(stage)):
-                    self.client.delete_run(run.info.run_id)
+            if completed:
+                self._delete_repeated()
             if self._is_whole(complete[0]):
                 return False
             tags = complete[0].data.tags  # another experiment or commit may have made the same
@@ -154,6 +210,12 @@ class _Recorder:
         else:
             self._write(next(iter(complete or same), None), completed)
         return True
+
+    def _delete_repeated(self) -> None:
+        """Delete the runs of trainings that were repeated, with the same models."""
+        for stage in self.snapshot.trainings:
+            for run in self._live_runs(stage):
+                self.client.delete_run(run.info.run_id)
 
     def _is_whole(self, parent: Run) -> bool:
         """Tell whether MLflow still has the files of a complete run and those below it."""
@@ -186,6 +248,8 @@ class _Recorder:
         for stage in snapshot.trainings:
             self._record_training(run_id, stage)
         self._record_whole(run_id, completed or "compare" in snapshot.stages)
+        if completed:
+            self._delete_repeated()
 
     def _find(self, tags: Mapping[str, str]) -> list[Run]:
         """Return the runs with these tags, the latest first."""
@@ -195,19 +259,25 @@ class _Recorder:
     def _is_of_this_experiment(self, run: Run) -> bool:
         return run.data.tags.get(store.EXPERIMENT_TAG, "") == self.snapshot.experiment
 
-    def _create(self, tags: Mapping[str, str]) -> Run:
-        tags = {**self.tags, **tags}  # by which it is found should it not be completed
-        return self.client.create_run(self.mlflow_experiment, run_name=self.name, tags=tags)
+    def _create(self, identity: Mapping[str, str]) -> Run:
+        """Create a run, unless another machine has just done so."""
+        tags = {**self.tags, **identity}  # by which it is found should it not be completed
+        new = self.client.create_run(self.mlflow_experiment, run_name=self.name, tags=tags)
+        same = [run for run in self._find(identity) if self._is_of_this_experiment(run)]
+        return keep_one(self.client, same or [new])
 
     def _model_tags(self, stage: str) -> dict[str, str]:
         md5 = self.snapshot.outputs(stage)[layout.model(stage)]
         return {store.STAGE_TAG: stage, store.MODEL_TAG: md5}
 
     def _live_runs(self, stage: str) -> list[Run]:
-        """Return the runs that trainings of this experiment's model wrote while they ran."""
+        """Return the runs that trainings of this experiment's model wrote while they ran.
+
+        The oldest comes first, so that every machine takes the same.
+        """
         return [
             run
-            for run in self._find(self._model_tags(stage))
+            for run in reversed(self._find(self._model_tags(stage)))
             if store.PARENT_TAG not in run.data.tags and self._is_of_this_experiment(run)
         ]
 
@@ -215,8 +285,12 @@ class _Recorder:
         """Complete the run of one model, or make it."""
         snapshot = self.snapshot
         identity = {store.PARENT_TAG: parent} | self._model_tags(stage)
-        existing = self._find(identity) or self._live_runs(stage) or [self._create(identity)]
-        run_id = existing[0].info.run_id
+        existing = self._find(identity)
+        if not existing and (live := self._live_runs(stage)):
+            self.client.set_tag(live[0].info.run_id, store.PARENT_TAG, parent)
+            existing = self._find(identity)
+        run = keep_one(self.client, existing) if existing else self._create(identity)
+        run_id = run.info.run_id
         model_id = self._log_model(run_id, stage)
         curves = snapshot.fetch(layout.curves(stage))
         epochs = {
@@ -243,7 +317,7 @@ class _Recorder:
     def _log_scores(self, run_id: str, stage: str, model_id: str) -> None:
         new = {f"evaluate/{name}": value for name, value in self.scores[stage].items()}
         judges = self.snapshot.outputs("split")[layout.VALIDATION]
-        about = {"dataset_name": "validation", "dataset_digest": judges}
+        about: dict[str, Any] = {"dataset_name": "validation", "dataset_digest": judges}
         if not self.client.get_logged_model(model_id).metrics:  # it may have several runs
             about["model_id"] = model_id
         store.log_metrics(self.client, run_id, {0: new}, **about)
@@ -261,14 +335,14 @@ class _Recorder:
                     "interpolation": params["split"]["interpolation"],
                     "classes": "\n".join(params["data"].get("classes", layout.CATS_AND_DOGS)),
                 }
-                lost = _described_models(self.client, self.mlflow_experiment, md5)
-                stored = [_store_model(run_id, md5, notes, path, lost)]
-        outputs = self.client.get_run(run_id).outputs
-        linked = {each.model_id for each in outputs.model_outputs} if outputs else set()
+                begun = _begun_models(self.client, self.mlflow_experiment, md5)
+                _store_model(run_id, md5, notes, path, [each.model_id for each in begun])
+                stored = find_models(self.client, self.mlflow_experiment, md5)
+            stored = keep_one_model(self.client, self.mlflow_experiment, md5, stored)
+        linked = _linked(self.client.get_run(run_id))
         if linked.isdisjoint(stored):
             self.client.log_outputs(run_id, [LoggedModelOutput(stored[0], step=0)])
-            return stored[0]
-        return min(linked & set(stored))
+        return stored[0]
 
     def _record_whole(self, run_id: str, compared: bool) -> None:
         """Complete the experiment's own run; its status says that all runs are complete."""
@@ -335,7 +409,7 @@ class _Recorder:
 
 
 def _store_model(
-    run_id: str, md5: str, notes: Mapping[str, str], path: Path, lost: Sequence[str]
+    run_id: str, md5: str, notes: Mapping[str, str], path: Path, begun: Sequence[str]
 ) -> str:
     """Store a model file so that `mlflow models serve` answers for photographs: see `serving`.
 
@@ -344,7 +418,7 @@ def _store_model(
         md5: its hash.
         notes: what `serving` has to know besides, for each name of a file its text.
         path: the file.
-        lost: such models whose files MLflow has lost; the first one gets them again.
+        begun: such models whose files MLflow never got or has lost; the first one gets them.
     """
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
@@ -365,8 +439,8 @@ def _store_model(
             artifact_path=None,
             name=path.stem,
             flavor=mlflow.pyfunc,
-            run_id=None if lost else run_id,  # which has that model already
-            model_id=lost[0] if lost else None,
+            run_id=None if begun else run_id,  # which has that model already
+            model_id=begun[0] if begun else None,
             tags={store.MODEL_TAG: md5, store.SOURCE_TAG: f"src/{path.stem}.py"},
             loader_module="catsdogs.tracking.serving",
             data_path=folder,

@@ -7,7 +7,6 @@ import os
 import re
 import sqlite3
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -43,19 +42,32 @@ ARTIFACT_PATHS = {  # columns of a database
 SHARED = ("data", "split", "runtime", "rehearsal")
 
 
-def attempt(what: str, action: Callable[[], object]) -> bool:
-    """Do something with MLflow. If that fails, print a warning and return False."""
+def attempt(what: str, action: Callable[[], object], quiet: bool = False) -> bool:
+    """Do something with MLflow. If that fails, print a warning, unless `quiet`; return False."""
     try:
         action()
     # A store, a server or a wrong address may raise anything; it must not cost the stage's result.
     except Exception as error:
-        print(
-            f"warning: {what} is not recorded in MLflow ({_reason(error)}), which costs none of "
-            "its outputs: `catsdogs sync` records it later",
-            file=sys.stderr,
-        )
+        if not quiet:
+            print(
+                f"warning: {what} is not recorded in MLflow ({_reason(error)}), which costs none "
+                "of its outputs: `catsdogs sync` records it later",
+                file=sys.stderr,
+            )
         return False
     return True
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Let a server answer within three seconds in the block, or not at all."""
+    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+    before = {name: os.environ[name] for name in quick if name in os.environ}
+    os.environ.update(quick)
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 @contextmanager
@@ -72,6 +84,8 @@ def needed(problem: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Return what an error says, in one line, without a password or a token."""
     text = one_line(error) or type(error).__name__
+    if "error responses" in text:  # all that MLflow's client keeps of a status of 500 and above
+        text += ": the server's log says why"
     return re.sub(r"\?\S*", "", re.sub(r"//\S*@", "//", text))
 
 
@@ -234,18 +248,31 @@ def log(
 
 
 def log_metrics(
-    client: MlflowClient, run_id: str, steps: Mapping[int, Mapping[str, float]], **about: str
+    client: MlflowClient,
+    run_id: str,
+    steps: Mapping[int, Mapping[str, float]],
+    timestamp: int = 0,
+    **about: str,
 ) -> None:
-    """Add the metrics of each step that a run lacks; `about` are further fields of `Metric`."""
+    """Add the metrics of each step that a run lacks.
+
+    Args:
+        client: of the store.
+        run_id: the run.
+        steps: the metrics of each step.
+        timestamp: in milliseconds. By default it is the run's start: MLflow keeps one of what two
+            machines write at once, if all of it is equal.
+        about: further fields of `Metric`.
+    """
     from mlflow.entities import Metric
 
     names = {name for metrics in steps.values() for name in metrics}
     logged = {
         (name, old.step) for name in names for old in client.get_metric_history(run_id, name)
     }
-    now = int(time.time() * 1000)
+    timestamp = timestamp or client.get_run(run_id).info.start_time
     new = [
-        Metric(name, value, now, step, **about)
+        Metric(name, value, timestamp, step, **about)
         for step, metrics in steps.items()
         for name, value in metrics.items()
         if (name, step) not in logged
