@@ -28,7 +28,9 @@ STAND_IN_WEIGHTS = SHARED / "weights" / "inception_v3_notop_stand_in.h5"
 # The command `catsdogs`, also where the package is not installed.
 CATSDOGS = (sys.executable, "-c", "from catsdogs.commands import cli; cli.main()")
 # The first makes the repository that most of them need; the second does not wait for it.
-LONGEST = "test_pipeline test_training test_experiments test_interruptions test_faults "
+LONGEST = (
+    "test_pipeline test_container test_training test_experiments test_interruptions test_faults "
+)
 ARTIFACT_PATHS = {
     "experiments": "artifact_location",
     "runs": "artifact_uri",
