@@ -43,10 +43,12 @@ test: $(DEV)  ## run the quick tests
 test-all: $(DEV)  ## run all tests
 	"$(BIN)/python" -m pytest -m ""
 
-lint: $(DEV)  ## check style, format and types
+lint: $(DEV)  ## check style, format and types; the Dockerfile and the workflow
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
+	"$(BIN)/hadolint" Dockerfile
+	"$(BIN)/zizmor" --offline --quiet .github
 
 sync: $(READY)  ## record in MLflow what it lacks of the workspace and of DVC's experiments
 	"$(BIN)/catsdogs" sync
