@@ -67,6 +67,8 @@ def impatient() -> Iterator[None]:
     try:
         yield
     finally:
+        for name in quick:
+            del os.environ[name]
         os.environ.update(before)
 
 
