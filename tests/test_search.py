@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+from catsdogs import layout
 from catsdogs.commands import search
 from catsdogs.commands.sync import Experiment
 from catsdogs.data.batches import Subset
@@ -17,6 +19,7 @@ from catsdogs.training import loop
 import dvc.api
 import numpy as np
 import pytest
+import servers
 from conftest import CATSDOGS, REPOSITORY
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -62,6 +65,54 @@ def test_a_search_that_is_stopped_goes_on_and_runs_each_trial_once(copy):
     split = json.loads(dvc.api.read("metrics/split.json", repo=str(copy.path), rev=reference))
     assert (split["judged_by"], split["tuning"], split["train"]) == ("tuning", 16, 32)
     assert copy.git("status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_two_machines_share_a_search_through_a_restart_of_the_database(made, tmp_path):
+    first, origin = made.copy(tmp_path / "first"), tmp_path / "origin.git"
+    first.git("init", "--quiet", "--bare", str(origin))
+    first.git("remote", "add", "origin", str(origin))
+    first.run("dvc", "remote", "add", "--default", "team", str(tmp_path / "team"))
+    first.commit()
+    first.git("push", "--quiet", "origin", "HEAD")
+    first.run("dvc", "push")
+    second = first.copy(tmp_path / "second")
+    shutil.rmtree(second.path / ".dvc/cache")
+    second.run("dvc", "pull")
+    database = servers.Postgres()
+    python = str(servers.programs() / "python")  # has psycopg2
+    command = [python, *CATSDOGS[1:], "search", "train_basic", "--trials", "4", "--tuning", "7000"]
+    command += [f"{RATE}=tag(log,interval(1e-4,1e-2))", "--storage", database.url]
+
+    def start(machine):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=machine.path, env=machine.environment(), **pipes)
+
+    with servers.started(database):
+        running = {first: start(first), second: start(second)}
+        running[first].stdout.readline()  # a trial is done
+        database.stop(signal.SIGQUIT)
+        time.sleep(5)
+        database.start()
+        for machine, process in running.items():
+            _, errors = process.communicate()
+            while process.returncode:  # a machine that had asked in vain
+                assert re.fullmatch(r"error: 127.0.0.1 does not keep the trials: .*\n", errors)
+                process = start(machine)
+                _, errors = process.communicate()
+        lines = first.run(*command).stdout.splitlines()
+    shutil.rmtree(database.folder)
+    pushed = first.git("ls-remote", "origin", "refs/exps/*/*/search-*").split()[1::2]
+    names = {name.rpartition("/")[2] for name in pushed}
+    assert len(names) in (4, 5), "the last one may be taken twice"
+    (pull,) = (line.split() for line in lines if line.startswith("  dvc exp pull origin "))
+    assert pull[-1] in names
+    for machine in (first, second):
+        machine.run(*pull)
+        machine.run("dvc", "exp", "apply", pull[-1])
+        machine.run("dvc", "queue", "stop")
+    model = layout.model("train_basic")
+    assert (first.path / model).read_bytes() == (second.path / model).read_bytes()
 
 
 def asking(*space, jobs=1, tuning=4000, metric="val_accuracy"):
