@@ -13,13 +13,14 @@ holds the validation images. So no later stage sees the images that judge at the
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 
 from catsdogs import layout, params, runtime, stage
-from catsdogs.data.images import decode_archive
+from catsdogs.data.images import Decoded, decode_archive
 from catsdogs.files import replacing, write_csv, write_json
 from catsdogs.stage import UserError
 
@@ -87,11 +88,9 @@ def decode(
     pictures: list[Picture] = []
     rejected: list[tuple[str, str]] = []
 
-    def usable() -> Iterator[tuple[int, bytes]]:
+    def usable(decoded: Iterable[Decoded]) -> Iterator[tuple[int, bytes]]:
         shard = rows = 0
-        for name, result in decode_archive(
-            layout.ARCHIVE, split.image_size, split.interpolation, split.max_megapixels
-        ):
+        for name, result in decoded:
             if isinstance(result, str):
                 rejected.append((name, result))
                 continue
@@ -107,15 +106,18 @@ def decode(
             yield shard, pixels
 
     target.mkdir()
-    for shard, images in groupby(usable(), itemgetter(0)):
-        with (target / layout.shard_name(shard)).open("wb") as file:
-            write_header(file, 0, split.image_size)
-            rows = 0
-            for _, pixels in images:
-                file.write(pixels)
-                rows += 1
-            file.seek(0)
-            write_header(file, rows, split.image_size)
+    with closing(  # or an error would be followed by the bar of its progress
+        decode_archive(layout.ARCHIVE, split.image_size, split.interpolation, split.max_megapixels)
+    ) as decoded:
+        for shard, images in groupby(usable(decoded), itemgetter(0)):
+            with (target / layout.shard_name(shard)).open("wb") as file:
+                write_header(file, 0, split.image_size)
+                rows = 0
+                for _, pixels in images:
+                    file.write(pixels)
+                    rows += 1
+                file.seek(0)
+                write_header(file, rows, split.image_size)
     return pictures, rejected
 
 

@@ -34,10 +34,20 @@ COMMANDS = {
         "search train_basic a=1,2": (
             search.Search("train_basic", ("a=1,2",), 1, 4000, "val_accuracy"),
             20,
+            "",
+            "origin",
         ),
         "search --jobs 2 train_basic a=1,2 --trials 5 b=[1],[2] --tuning=7 --metric val_loss": (
             search.Search("train_basic", ("a=1,2", "b=[1],[2]"), 2, 7, "val_loss"),
             5,
+            "",
+            "origin",
+        ),
+        "search train_basic a=1 --storage sqlite:///a.db --remote team": (
+            search.Search("train_basic", ("a=1",), 1, 4000, "val_accuracy"),
+            20,
+            "sqlite:///a.db",
+            "team",
         ),
     },
     "preset": {"preset": (None,), "preset better": ("better",)},

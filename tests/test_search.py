@@ -15,6 +15,7 @@ from catsdogs.commands.sync import Experiment
 from catsdogs.data.batches import Subset
 from catsdogs.stage import UserError
 from catsdogs.training import loop
+from catsdogs.workers import ALONE
 
 import dvc.api
 import numpy as np
@@ -348,10 +349,11 @@ def test_every_image_that_is_set_aside_judges(monkeypatch):
     rows = np.arange(4001)
     monkeypatch.setattr(loop, "read_subset", lambda _: Subset(rows, [], rows))
     monkeypatch.setattr(loop, "PixelReader", lambda _: np.zeros((1, 2, 2, 3)))
-    batches = loop.Training.validation(SimpleNamespace(settings=settings))
+    training = SimpleNamespace(settings=settings, workers=ALONE)
+    batches = loop.Training.validation(training)
     assert len(batches.rows) == 4001
     settings.validation_steps = 50
-    assert len(loop.Training.validation(SimpleNamespace(settings=settings)).rows) == 1600
+    assert len(loop.Training.validation(training).rows) == 1600
 
 
 def test_the_comparison_says_that_tuning_images_judged(copy):

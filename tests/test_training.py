@@ -149,7 +149,7 @@ class Steps:
     def __len__(self):
         return 2
 
-    def __call__(self, step):
+    def __call__(self, step, part=None):
         inputs = np.random.default_rng(step).normal(size=(16, 8)).astype("float32")
         return inputs, (inputs[:, 0] > 0).astype("float32")
 
@@ -278,7 +278,7 @@ def test_a_second_phase_goes_on_with_the_steps_and_the_epochs(run):
     asked = []
 
     class Noted(Steps):
-        def __call__(self, step):
+        def __call__(self, step, part=None):
             asked.append(int(step))
             return super().__call__(step)
 

@@ -3,7 +3,7 @@
 import warnings
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache, partial
@@ -125,7 +125,7 @@ def _what(content: bytes) -> str:
 
 def decode_archive(
     archive: Path, size: int, interpolation: str, max_megapixels: float
-) -> Iterator[Decoded]:
+) -> Generator[Decoded, None, None]:
     """Decode all images of a zip on all cores, in its order.
 
     The arguments are those of `decode`.
