@@ -380,6 +380,31 @@ def test_a_relative_store_outlives_a_temporary_folder(copy):
 
 
 @slow
+def test_a_workspace_has_the_name_of_its_experiment_and_then_of_its_commit(copy):
+    def names():
+        found = (run["name"] for run in runs(copy).values())
+        return sorted(name for name in found if "·" not in name)
+
+    copy.forget_runs()
+    base = copy.git("rev-parse", "HEAD")[:7]
+    copy.change_params({"evaluate": {"mistakes": 5}})
+    copy.run("dvc", "repro")
+    assert names() == [f"{base} + changes"]
+    copy.run("dvc", "exp", "run", "--name", "five")
+    copy.catsdogs("sync")
+    assert names() == [f"{base} + changes", "five"]
+    copy.commit()
+    copy.catsdogs("sync")
+    assert names() == sorted([copy.git("rev-parse", "HEAD")[:7], "five"])
+
+    copy.run("dvc", "exp", "run", "--name", "six", "--set-param", "evaluate.mistakes=6")
+    copy.forget_runs()
+    copy.catsdogs("sync")
+    assert "six" in names()
+    assert not any("changes" in name for name in names())
+
+
+@slow
 def test_an_experiment_without_a_model_is_passed_over(copy):
     copy.catsdogs("sync")
     change = ("--set-param", "data.sample_seed=3")

@@ -49,7 +49,8 @@ def main(revisions: Sequence[str] = ()) -> None:
     if set(revisions) - {"workspace"}:
         require()
     experiments = find_experiments()
-    chosen: Sequence[Experiment | str] = revisions or ["workspace", *experiments]
+    # The workspace often is an experiment: that is its name then.
+    chosen: Sequence[Experiment | str] = revisions or [*experiments, "workspace"]
     failures = []
     problem = "MLflow cannot be written to"
     with store.needed(problem):
@@ -83,6 +84,8 @@ def tidy() -> None:
     client = store.connect()
     experiment = store.open_experiment(client)
     _delete_duplicates(client, experiment)
+    # Before the runs: what another machine begins to record in between has no model in the list.
+    models = mlflow.search_logged_models([experiment], output_format="list")
     runs: list[Run] = mlflow.search_runs([experiment], output_format="list")
     shown, used = {run.info.run_id: run for run in runs}, set()
     for run in runs:
@@ -96,7 +99,7 @@ def tidy() -> None:
             client.set_terminated(run.info.run_id, "KILLED")
             print(f"{run.info.run_name}: what wrote it was killed")
     registered = {version.source for version in client.search_model_versions()}
-    for model in mlflow.search_logged_models([experiment], output_format="list"):
+    for model in models:
         if model.tags.get(store.MODEL_TAG) not in used and model.model_uri not in registered:
             client.delete_logged_model(model.model_id)
 
@@ -123,7 +126,10 @@ def _delete_duplicates(client: MlflowClient, experiment: str) -> None:
     models = [model.tags.get(store.MODEL_TAG) for model in found]
     for md5 in {md5 for md5 in models if md5 and models.count(md5) > 1}:
         stored = recording.find_models(client, experiment, md5)
-        recording.keep_one_model(client, experiment, md5, stored)
+        stays = recording.keep_one_model(client, experiment, md5, stored)
+        for lost in recording.find_lost_models(client, experiment, md5):
+            if stays and lost not in stays:
+                client.delete_logged_model(lost)
 
 
 def _is_deleted(client: MlflowClient, run_id: str) -> bool:

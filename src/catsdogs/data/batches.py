@@ -75,8 +75,8 @@ class PixelReader:
 
     def _read(self, image: np.ndarray, path: Path, place: int) -> int:
         if hasattr(os, "preadv"):  # one call: at each, threads compete for the interpreter's lock
-            file = self._open(path)  # held, or another thread's miss might close it
-            return os.preadv(file.fileno(), [image.data], place)
+            held = self._open(path)  # or another thread's miss might close it
+            return os.preadv(held.fileno(), [image.data], place)
         with path.open("rb", buffering=0) as file:  # a thread must not move another's position
             file.seek(place)
             return file.readinto(image.data)

@@ -82,9 +82,11 @@ class LiveRun:
         return client
 
     def _add(self, epochs: Mapping[int, Mapping[str, float]]) -> None:
-        for epoch, values in epochs.items():
-            self._unsent[epoch] = {name: round(value, DIGITS) for name, value in values.items()}
-        self._send()
+        if self.training:  # only one of several processes opens a run
+            for epoch, values in epochs.items():
+                rounded = {name: round(value, DIGITS) for name, value in values.items()}
+                self._unsent[epoch] = rounded
+            self._send()
 
     def _end(self, end: Mapping[str, Any]) -> None:
         if self.training:

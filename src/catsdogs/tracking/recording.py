@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, FileInfo, LoggedModel, Run
 
+HOUR = 3600  # seconds
 CONTENT_TAG = "dvc.content"
 CHANGES_TAG = "git.changes"
 FILES_TAG = "files"  # how many artifacts a run has
@@ -115,7 +117,8 @@ def keep_one_model(
 ) -> list[str]:
     """Return the one that stays of the `whole` models with this MD5; delete the others.
 
-    It is a registered one, or else the oldest. All runs that have one of the others get it.
+    It is a registered one, or else the first that was complete: another machine may use it
+    already. All runs that have one of the others get it.
     """
     from mlflow.entities import LoggedModelOutput
 
@@ -125,7 +128,7 @@ def keep_one_model(
         models.sort(
             key=lambda each: (
                 each.model_uri not in registered,
-                each.creation_timestamp,
+                each.last_updated_timestamp,
                 each.model_id,
             )
         )
@@ -161,6 +164,19 @@ def _begun_models(client: MlflowClient, experiment: str, md5: str) -> list[Logge
     return client.search_logged_models([experiment], f"tags.`{store.MODEL_TAG}` = '{md5}'")
 
 
+def find_lost_models(client: MlflowClient, experiment: str, md5: str) -> list[str]:
+    """Return the ids of the models with this MD5 that nobody completes.
+
+    Another machine may be about to complete one that was begun within the last hour.
+    """
+    recent = (time.time() - HOUR) * 1000
+    return [
+        each.model_id
+        for each in _begun_models(client, experiment, md5)
+        if each.status != "PENDING" or each.last_updated_timestamp < recent
+    ]
+
+
 def _files(listed: Callable[[str | None], list[FileInfo]], folder: str | None = None) -> list[str]:
     """Return the paths of all files in a folder of MLflow's, whose entries `listed` returns."""
     files: list[str] = []
@@ -176,6 +192,7 @@ class _Recorder:
         self.client, self.snapshot = client, snapshot
         self.mlflow_experiment = store.open_experiment(client)
         tags = {
+            store.USER_TAG: store.user(),
             store.EXPERIMENT_TAG: snapshot.experiment,
             store.REVISION_TAG: snapshot.revision,
             CHANGES_TAG: "" if snapshot.committed or snapshot.experiment else "uncommitted",
@@ -194,6 +211,8 @@ class _Recorder:
         if snapshot.experiment:
             same = [run for run in same if self._is_of_this_experiment(run)]
         complete = [run for run in same if run.info.status == "FINISHED"]
+        if snapshot.committed:  # a commit names the run of what was not committed, if there is one
+            complete.sort(key=lambda run: CHANGES_TAG not in run.data.tags)
         if complete and (CHANGES_TAG not in complete[0].data.tags or not snapshot.committed):
             if completed:
                 self._delete_repeated()
@@ -335,8 +354,8 @@ class _Recorder:
                     "interpolation": params["split"]["interpolation"],
                     "classes": "\n".join(params["data"].get("classes", layout.CATS_AND_DOGS)),
                 }
-                begun = _begun_models(self.client, self.mlflow_experiment, md5)
-                _store_model(run_id, md5, notes, path, [each.model_id for each in begun])
+                lost = find_lost_models(self.client, self.mlflow_experiment, md5)
+                _store_model(run_id, md5, notes, path, lost)
                 stored = find_models(self.client, self.mlflow_experiment, md5)
             stored = keep_one_model(self.client, self.mlflow_experiment, md5, stored)
         linked = _linked(self.client.get_run(run_id))
@@ -409,7 +428,7 @@ class _Recorder:
 
 
 def _store_model(
-    run_id: str, md5: str, notes: Mapping[str, str], path: Path, begun: Sequence[str]
+    run_id: str, md5: str, notes: Mapping[str, str], path: Path, lost: Sequence[str]
 ) -> str:
     """Store a model file so that `mlflow models serve` answers for photographs: see `serving`.
 
@@ -418,7 +437,7 @@ def _store_model(
         md5: its hash.
         notes: what `serving` has to know besides, for each name of a file its text.
         path: the file.
-        begun: such models whose files MLflow never got or has lost; the first one gets them.
+        lost: such models whose files MLflow never got or has lost; the first one gets them.
     """
     import mlflow.pyfunc
     from mlflow.models import Model, ModelSignature
@@ -430,8 +449,10 @@ def _store_model(
     for name in MODEL_PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             packages.append(f"{name}=={importlib.metadata.version(name)}")
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it asks for an example, and would load the model for it
+        folder = Path(scratch, "model")  # the name is kept: two that mend one model write the same
+        folder.mkdir()
         shutil.copyfile(path, Path(folder, path.name))
         for name, text in notes.items():
             Path(folder, name).write_text(text, encoding="utf-8")
@@ -439,11 +460,11 @@ def _store_model(
             artifact_path=None,
             name=path.stem,
             flavor=mlflow.pyfunc,
-            run_id=None if begun else run_id,  # which has that model already
-            model_id=begun[0] if begun else None,
+            run_id=None if lost else run_id,  # which has that model already
+            model_id=lost[0] if lost else None,
             tags={store.MODEL_TAG: md5, store.SOURCE_TAG: f"src/{path.stem}.py"},
             loader_module="catsdogs.tracking.serving",
-            data_path=folder,
+            data_path=str(folder),
             code_paths=[str(Path(__file__).parents[1])],
             # Of inputs it would have MLflow repeat a wrong request, with its image.
             signature=ModelSignature(outputs=outputs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import re
@@ -30,6 +31,7 @@ REVISION_TAG = "git.revision"
 PARENT_TAG = "mlflow.parentRunId"
 SOURCE_TAG = "mlflow.source.name"
 NOTE_TAG = "mlflow.note.content"
+USER_TAG = "mlflow.user"
 DEFAULT = "MLFLOW_TRACKING_URI=sqlite:///mlflow.db"  # what the command `mlflow` has to be told
 DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
 ARTIFACT_PATHS = {  # columns of a database
@@ -198,9 +200,18 @@ def open_experiment(client: MlflowClient) -> str:
     return mlflow.set_experiment(EXPERIMENT).experiment_id
 
 
+def user() -> str:
+    """Return who records: the name on MLflow's server, or else on this machine, if any."""
+    try:
+        return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number that has no name
+        return ""
+
+
 def current_tags() -> dict[str, str]:
-    """Return the tags that tell which experiment this process is part of."""
+    """Return the tags that tell who this process is, and which experiment it is part of."""
     tags = {
+        USER_TAG: user(),
         EXPERIMENT_TAG: os.environ.get("DVC_EXP_NAME", ""),
         REVISION_TAG: os.environ.get("DVC_EXP_BASELINE_REV")
         or git("rev-parse", "--verify", "--quiet", "HEAD", optional=True),
