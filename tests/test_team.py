@@ -207,6 +207,32 @@ def test_a_model_that_could_not_be_stored_is_stored_later(client, monkeypatch):
     assert len(client.search_logged_models([experiment])) == 1
 
 
+def test_a_model_that_another_machine_may_be_storing_is_left_to_it(client, monkeypatch):
+    experiment, tags = store.open_experiment(client), {store.MODEL_TAG: "md5"}
+    begun, failed = (
+        client.create_logged_model(experiment, name, tags=tags).model_id for name in "ab"
+    )
+    client.finalize_logged_model(failed, "FAILED")
+    assert recording.find_lost_models(client, experiment, "md5") == [failed]
+    monkeypatch.setattr(recording, "HOUR", -60)
+    assert set(recording.find_lost_models(client, experiment, "md5")) == {begun, failed}
+
+
+def test_tidying_spares_what_another_machine_begins_to_record(client, monkeypatch):
+    experiment, search_runs, models = store.open_experiment(client), mlflow.search_runs, []
+
+    def search_and_record(*given, **named):
+        found, tags = search_runs(*given, **named), {store.MODEL_TAG: f"md5 {len(models)}"}
+        client.create_run(experiment, tags=tags)
+        models.append(client.create_logged_model(experiment, "new", tags=tags).model_id)
+        return found
+
+    monkeypatch.setattr(mlflow, "search_runs", search_and_record)
+    sync.tidy()
+    kept = mlflow.search_logged_models([experiment], output_format="list")
+    assert {model.model_id for model in kept} == set(models)
+
+
 def test_metrics_that_two_write_at_once_are_there_once(client, monkeypatch):
     run = client.create_run(store.open_experiment(client)).info.run_id
     other = mlflow.MlflowClient()
