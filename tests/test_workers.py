@@ -205,3 +205,17 @@ def test_devices_and_processes_that_are_not_there_are_one_line(settings, where, 
     assert said.returncode
     assert said.stderr.startswith(f"error: {message}")
     assert said.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("where", ["W1 1 preemption_sync_manager.cc:147]", "F1 1 client.h:80]"])
+def test_a_page_of_jaxs_is_one_line(where):
+    """As JAX prints it when it loses the others; what came before stays."""
+    page = f"before\n{where} Failed to retrieve preemption notice: UNAVAILABLE:\nmore\nerror: x\n"
+    said = subprocess.run(
+        [sys.executable, "-c", workers.FILTER],
+        input=page,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stderr == f"before\nerror: {workers.LOST}\n"

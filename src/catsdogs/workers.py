@@ -38,7 +38,7 @@ FILTER = f"""
 import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 for line in sys.stdin:
-    if re.match(r"[EF][0-9]+ .*(coordination_service|preemption_sync|client[.]h)", line):
+    if re.match(r"[EF][0-9]+ .*(coordination_service|client[.]h)|[WEF][0-9]+ .*preemption", line):
         line = "error: {LOST}\\n"
     print(line, end="", file=sys.stderr, flush=True)
     if line.startswith("error: "):
