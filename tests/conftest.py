@@ -186,6 +186,18 @@ class Checkout:
                     store.execute(f"delete from {table}")
 
 
+def run_python(code: str) -> str:
+    """What a Python of its own prints that runs this code in the repository."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": "src"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
 def runs(checkout: Checkout) -> dict[str, dict]:
     """Each run that MLflow's default store shows: name, status, tags, parameters, metrics.
 

@@ -1,8 +1,5 @@
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import download
 import evaluate
@@ -17,7 +14,7 @@ from compare import Compare
 
 import pytest
 import yaml
-from conftest import REPOSITORY, merge
+from conftest import REPOSITORY, merge, run_python
 from dvc.utils.serialize import dump_yaml
 
 SECTIONS = {
@@ -295,15 +292,7 @@ def test_a_look_at_the_other_sections_leaves_no_module_behind():
     loaded = "{name for name in sys.modules if name.startswith(('catsdogs', 'evaluate', 'down'))}"
     code = f"import sys, train_basic; from catsdogs import params; before = {loaded}\n"
     code += f"params.check(); print(*{loaded} - before, 'tensorflow' in sys.modules)"
-    said = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": "src"},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert said.stdout == "False\n"
+    assert run_python(code) == "False\n"
 
 
 def test_a_wrong_section_stops_a_stage_before_it_touches_anything(checkout):

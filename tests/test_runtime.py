@@ -14,7 +14,7 @@ from catsdogs.stage import UserError
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, run_python
 from PIL import Image
 from test_interruptions import KILLER, outputs, remove_outputs
 
@@ -59,15 +59,7 @@ def test_native_threads_are_as_many_as_the_process_may_use():
     """As in a container, or under taskset."""
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
     code += "from catsdogs import runtime; print(runtime._cpu_count())"
-    said = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": "src"},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert said.stdout == "1\n"
+    assert run_python(code) == "1\n"
 
 
 def test_a_limit_that_forbids_16_bits_is_lifted_for_a_rehearsal_only(checkout, monkeypatch):
