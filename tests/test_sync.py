@@ -6,6 +6,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -243,7 +244,9 @@ def test_a_deleted_experiment_is_restored_as_the_message_says(client, monkeypatc
         monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(UserError, match="experiment catsdogs is deleted: `") as error:
         sync.tidy()
-    subprocess.run(str(error.value).split("`")[1], shell=True, check=True)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path}
+    subprocess.run(str(error.value).split("`")[1], shell=True, check=True, env=environment)
     assert store.open_experiment(store.connect()) == experiment
 
 
