@@ -11,7 +11,7 @@ COMPILE := uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--fork-strategy fewest --custom-compile-command "make requirements" pyproject.toml
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help repro verify experiments test test-all lint sync ui champion bench requirements clean
+.PHONY: help repro verify experiments test test-all lint sync ui results champion bench requirements clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,11 @@ ui: $(READY)  ## look at the runs in MLflow, on http://127.0.0.1:5000
 		MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "$(BIN)/mlflow" ui --host 127.0.0.1 --port 5000 \
 			--workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" ;; \
 	esac
+
+results: $(READY)  ## keep experiments in docs/results, and show them on the pages: NAMES="mine-1 mine-2"
+	"$(BIN)/catsdogs" results $(NAMES)
+	"$(BIN)/python" docs/results/tables.py
+	"$(BIN)/python" docs/results/draw.py
 
 champion: $(READY)  ## name the best model in MLflow's registry
 	"$(BIN)/catsdogs" champion

@@ -1,14 +1,18 @@
 """The documentation: its tables follow from their data, and what its pages name exists."""
 
 import json
+import math
 import re
 import runpy
 import shlex
 from itertools import pairwise
+from statistics import NormalDist
 
 from catsdogs import params
-from catsdogs.commands import cli
+from catsdogs.commands import cli, preset
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import REPOSITORY
@@ -51,6 +55,57 @@ def test_the_tables_follow_from_their_data():
     assert sum(text.count("<!-- table: ") for text in TEXT.values()) == len(used)
 
 
+def test_results_of_ones_own_have_the_tables_of_presets(tmp_path):
+    """Not all is evaluated, two presets train the basic network alike, one name has no seed."""
+
+    def model(md5, images=3200, **more):
+        return {"md5": md5, "last_epoch": {"images": images}, "cpu_seconds": len(md5), **more}
+
+    alike = "-S train_basic.epochs=9 -S train_basic.seed="
+    own = f"-S train_augmented.epochs=8 {alike}"
+    runs = {
+        "notebook-1": ("", {"train_basic": model("a"), "train_augmented": model("b")}),
+        "notebook-2": ("-S train_basic.seed=2", {"train_basic": model("c")}),
+        "falling-2": (f"{alike}2", {"train_basic": model("ee", 6400)}),
+        "mine-2": (f"{own}2", {"train_basic": model("ee"), "train_augmented": model("ff", 9600)}),
+        "mine-10": (f"{own}10", {"train_basic": model("gggg"), "train_augmented": {"md5": "d"}}),
+        "dropout": ("", {"train_basic": model("h")}),
+    }
+    kept = {}
+    for name, (command, models) in runs.items():
+        for each in models.values():
+            if each["md5"] != "d":
+                each["evaluated"] = {}
+        kept[name] = {"command": f"dvc exp run {command}", "models": models}
+    (tmp_path / "runs.json").write_text(json.dumps(kept), encoding="utf-8")
+    predictions = {
+        **{"label": [0, 0, 1, 1], "a": [0, 0, 0, 1], "b": [0, 1, 1, 0.5], "c": [0, 1, 0.49, 1]},
+        **{"ee": [0, 0, 1, 0.5], "ff": [0, 0, 0, 0], "gggg": [1, 1, 0, 0]},
+    }
+    pd.DataFrame(predictions).to_csv(tmp_path / "predictions.csv.gz")
+    basic, augmented = (
+        [
+            [*row[:1], row[2], row[3][:5], *row[4:]]
+            for row in TABLES["Results"](tmp_path).presets(f"train_{network}")
+        ]
+        for network in ("basic", "augmented")
+    )
+    assert basic == [
+        ["`notebook`", "2", "0.625", "", "3,200", "1"],
+        ["`falling`", "2", "0.500", "-0.125", "6,400", "3"],  # `initial`, below it, was not run
+    ]
+    assert augmented == [
+        ["`notebook`", "1", "0.750", "", "3,200", "1"],
+        ["`mine`", "1", "0.500", "-0.250", "9,600", "2"],
+    ]
+    kept["mine-10"]["command"] += " -S train_basic.dropout=0.1"
+    (tmp_path / "runs.json").write_text(json.dumps(kept), encoding="utf-8")
+    with pytest.raises(
+        SystemExit, match=r"error: the experiments mine-… differ in more than their seeds"
+    ):
+        list(TABLES["Results"](tmp_path).presets("train_basic"))
+
+
 def test_a_table_is_replaced_and_nothing_else():
     page = "a\n<!-- table: one -->\nold\n<!-- /table -->\nb\n<!-- table: two -->\n<!-- /table -->"
     filled = TABLES["fill"](page, {"one": "| 1 |\n", "two": "| 2 |\n"})
@@ -90,14 +145,68 @@ def test_the_parameters_exist(page):
             assert set(changes(line)) <= set(PARAMETERS), line
 
 
-def test_the_better_parameters_are_those_that_were_run():
-    (told,) = (changes(line) for line in code("docs/better.md") if "--name better" in line)
-    runs = json.loads((REPOSITORY / "docs/results/runs.json").read_text(encoding="utf-8"))
-    run = changes(runs["better-1"]["command"])
-    for command in (told, run):
-        for elsewhere in ("data.source", "train_inception.weights", "runtime.cpu_isa"):
-            command.pop(elsewhere, None)
-    assert told == run
+ELSEWHERE = ("data.source", "train_inception.weights", "evaluate.models")
+RUNS = json.loads((REPOSITORY / "docs/results/runs.json").read_text(encoding="utf-8"))
+
+
+TRIALS = json.loads((REPOSITORY / "docs/results/tuning/runs.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_kept_run_has_the_parameters_of_its_preset(name):
+    """And its seed. Of a run that is evaluated in part, only that part is shown."""
+    stem, _, seed = name.rpartition("-")
+    told = {} if stem in TABLES["OTHERS"] else preset.read(stem)
+    run = {key: yaml.safe_load(value) for key, value in changes(RUNS[name]["command"]).items()}
+    models = RUNS[name]["models"]
+    shown = [stage for stage in models if "evaluated" in models[stage]]
+    seeds = {f"{stage}.seed": int(seed) for stage in ("train_basic", "train_augmented")}
+    told |= {key: number for key, number in seeds.items() if number != PARAMETERS[key]}
+    told |= {} if stem == "float32" else {"runtime.precision": "bfloat16"}
+
+    def of_shown(values):
+        hidden = tuple(f"{stage}." for stage in models if stage not in shown)
+        return {key: params.number(values[key]) for key in values if not key.startswith(hidden)}
+
+    assert of_shown({key: run[key] for key in run if key not in ELSEWHERE}) == of_shown(told)
+
+
+@pytest.mark.parametrize(
+    ("trial", "name", "stage"),
+    [
+        ("muon", "muon", "train_basic"),
+        ("better", "better", "train_augmented"),
+        ("inception-longer", "better", "train_inception"),
+    ],
+)
+def test_a_preset_has_what_was_tried(trial, name, stage):
+    """The trial that was chosen has the parameters of its preset."""
+    other = tuple(f"{stage}.{key}" for key in ("seed", "weights", "validation_steps"))
+
+    def of_stage(values):
+        kept = [key for key in values if key.startswith(f"{stage}.") and not key.startswith(other)]
+        return {key: params.number(values[key]) for key in kept}
+
+    found = [run for key, run in TRIALS.items() if key.rpartition("-")[0] == trial]
+    assert found
+    for run in found:
+        tried = {key: yaml.safe_load(text) for key, text in changes(run["command"]).items()}
+        assert of_stage(tried) == of_stage(preset.read(name))
+
+
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
+    """Of seeds and images that are both drawn at random, and of some images alone."""
+    rng, covered = np.random.default_rng(1), []
+    for seeds in (10, 3, 1):
+        spread = 0.2 if seeds > 1 else 0
+        whole = math.sqrt(1.5**2 + 0.7**2 + spread**2)
+        truth = NormalDist().cdf(1.2 / whole)
+        for _ in range(200):
+            signal = rng.normal(1.2, 1.5, 500) + rng.normal(0, 0.7, (seeds, 500))
+            right = signal + rng.normal(0, spread, (seeds, 1)) > 0
+            low, high = TABLES["mean_interval"](right.astype(float))
+            covered.append(low <= truth <= high)
+    assert 0.92 < np.mean(covered) < 0.98
 
 
 def test_the_examples_are_not_empty():

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import gzip
 import hashlib
 import json
 import os
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.slow
 MODELS = ("basic", "augmented", "inception")
 STATUS = ("dvc", "queue", "status")
 STAGES = tuple(f"train_{model}" for model in MODELS)
-RESULTS = ("runs.json", "curves.csv", "predictions.csv")
+RESULTS = ("runs.json", "curves.csv", "predictions.csv.gz")
 
 
 @contextlib.contextmanager
@@ -456,7 +457,7 @@ def test_results_of_experiments_can_be_kept_in_git_and_made_again(unkept):
     assert kept == {name: (folder / name).read_bytes() for name in RESULTS}
 
     described = json.loads(kept["runs.json"])
-    predictions = pd.read_csv(folder / "predictions.csv")
+    predictions = pd.read_csv(folder / "predictions.csv.gz")
     curves = pd.read_csv(folder / "curves.csv")
     assert list(described) == names
     assert predictions.shape[1] == 2 + 5  # of nine models, two are in all experiments
@@ -506,8 +507,9 @@ def test_an_experiment_whose_results_cannot_be_kept_leaves_them_as_they_are(unke
     assert kept == {file: (checkout.path / "elsewhere" / file).read_bytes() for file in RESULTS}
     # Of an experiment that is forgotten, with more images than this one has.
     (checkout.path / "elsewhere/runs.json").write_text("{}")
-    with (checkout.path / "elsewhere/predictions.csv").open("a") as table:
-        table.write((folder / "predictions.csv").read_text().partition("\n")[2])
+    with (checkout.path / "elsewhere/predictions.csv.gz").open("ab") as table:
+        more = gzip.decompress(kept["predictions.csv.gz"]).partition(b"\n")[2]
+        table.write(gzip.compress(more))
     checkout.catsdogs("results", "--folder", "elsewhere", name)
     assert kept == {file: (checkout.path / "elsewhere" / file).read_bytes() for file in RESULTS}
 

@@ -15,49 +15,55 @@ import pandas as pd
 HERE = Path(__file__).resolve().parent
 BUDGET = 1500  # steps that the notebook trains for
 EPOCH = 100  # steps
-LONG = {"train_basic": "sheared-long-1", "train_augmented": "long-3"}  # whose curve is drawn
-# The training accuracy that the notebook prints for its augmented network's first epoch.
-PUBLISHED_START = 0.692
-WINDOW = 5  # epochs of the moving mean
+NETWORKS = ("train_basic", "train_augmented")
+PRESETS = {"notebook-1": "the notebook's numbers", "better-1": "better", "longer-1": "longer"}
 
 
 def main() -> None:
-    """Draw both pictures."""
+    """Draw all pictures."""
     parser = argparse.ArgumentParser(description="Draw the pictures of the documentation.")
     parser.add_argument("--folder", type=Path, default=HERE.parent, help="where to write them")
     folder = parser.parse_args().folder
     curves = pd.read_csv(HERE / "curves.csv")
     draw_curves(curves[curves["experiment"] == "notebook-1"], folder / "learning_curves.png")
-    long = curves["model"].map(LONG) == curves["experiment"]
-    draw_long(curves[long], folder / "augmentation.png")
+    draw_presets(curves, folder / "longer.png")
+    draw_augmentation(curves, folder / "augmentation.png")
 
 
-def draw_long(curves: pd.DataFrame, path: Path) -> None:
-    """Draw accuracy and loss of both small networks against the steps, with moving means."""
-    figure = figures.new(columns=2, width=11, height=4.8)
-    colours = figures.colours(LONG)
-    for axes, quantity in zip(figure.axes, ("accuracy", "loss"), strict=True):
-        axes.axvline(BUDGET, color="grey", linestyle=":", label="the notebook's last step")
-        for name, colour in colours.items():
-            table, title = curves[curves["model"] == name], layout.title(name)
-            steps = table["epoch"] * EPOCH
-            for images, column, line in (
-                ("validation", f"val_{quantity}", "-"),
-                ("training", quantity, "--"),
-            ):
-                mean = table[column].rolling(WINDOW, center=True, min_periods=1).mean()
-                axes.plot(steps, table[column], line, color=colour, linewidth=0.6, alpha=0.4)
-                axes.plot(steps, mean, line, color=colour, linewidth=2, label=f"{title}, {images}")
-            published = NOTEBOOK[name][f"val_{quantity}"]
-            label = f"{title}, validation, the notebook's"
-            axes.plot(BUDGET, published, "D", color=colour, mec="black", label=label)
-        axes.set(title=quantity, xlabel="steps of 32 images")
+def draw_presets(curves: pd.DataFrame, path: Path) -> None:
+    """Draw the validation accuracy of both small networks against the steps, a line a preset."""
+    figure = figures.new(columns=2, width=11)
+    colours = figures.colours(PRESETS)
+    for axes, model in zip(figure.axes, NETWORKS, strict=True):
+        drawn: list[list[float]] = []
+        for name, label in PRESETS.items():
+            table = curves[(curves["experiment"] == name) & (curves["model"] == model)]
+            values = table["val_accuracy"].tolist()
+            if values not in drawn:  # a preset may leave a network as it is
+                axes.plot(table["epoch"] * EPOCH, values, color=colours[name], label=label)
+                drawn.append(values)
+        published = NOTEBOOK[model]["val_accuracy"]
+        axes.plot(BUDGET, published, "D", color="black", label="the notebook's own")
+        axes.set(title=f"{layout.title(model)}: validation accuracy", xlabel="steps of 32 images")
+        axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:,.0f}")
-    accuracy, colour = figure.axes[0], colours["train_augmented"]
-    label = "augmented, training, the notebook's first epoch"
-    accuracy.plot(EPOCH, PUBLISHED_START, "^", color=colour, mec="black", label=label)
-    handles, labels = accuracy.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
+    figure.axes[1].legend()
+    figures.save(figure, path)
+
+
+def draw_augmentation(curves: pd.DataFrame, path: Path) -> None:
+    """Draw the accuracy of both small networks side by side for two presets."""
+    figure = figures.new(columns=2, width=11, height=4.8)
+    colours = figures.colours(NETWORKS)
+    for axes, name in zip(figure.axes, list(PRESETS)[:2], strict=True):
+        for model, colour in colours.items():
+            table = curves[(curves["experiment"] == name) & (curves["model"] == model)]
+            steps, title = table["epoch"] * EPOCH, layout.title(model)
+            axes.plot(steps, table["val_accuracy"], color=colour, label=f"{title}, validation")
+            axes.plot(steps, table["accuracy"], "--", color=colour, label=f"{title}, training")
+        axes.set(title=f"{PRESETS[name]}: accuracy", xlabel="steps of 32 images", ylim=(0.5, 1))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+    figure.axes[0].legend()
     figures.save(figure, path)
 
 

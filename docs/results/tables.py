@@ -1,70 +1,83 @@
 """Write the tables of the documentation that follow from the data in this folder.
 
     python docs/results/tables.py
+    python docs/results/tables.py --folder mine     # print the tables of presets of other results
 
 A table stands between `<!-- table: NAME -->` and `<!-- /table -->`. All else in a page stays.
+
+An experiment is called after its preset and its seed: `better-3`. A row has all seeds of a preset.
+An experiment with another name has no row.
 """
 
+import argparse
 import json
+import math
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from catsdogs import layout
-from catsdogs.evaluation.significance import difference_interval
+from catsdogs.commands import preset
 from catsdogs.files import write_text
 from compare import NOTEBOOK
 
+import numpy as np
 import pandas as pd
+import yaml
+from scipy import stats
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-PAGES = ("README.md", "docs/augmentation.md", "docs/better.md", "docs/results/README.md")
+PAGES = ("README.md", "docs/augmentation.md", "docs/better.md")
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 CONFIDENCE = 0.95
 
 MODELS = ("train_basic", "train_augmented", "train_inception")
-LONG = {"train_basic": "sheared-long-1", "train_augmented": "long-3"}  # 6,000 steps
-EXPERIMENTS = {
-    "notebook-1": "the notebook's parameters",
-    "notebook-2": "CNNs with seed 2",
-    "notebook-3": "CNNs with seed 3",
-    "long-3": "`notebook-3`, augmented for 6,000 steps",
-    "sheared-1": "shear of 11°",
-    "nearly-unsheared-1": "`sheared-1`, but 0.2005° for augmented",
-    "sheared-long-1": "`sheared-1`, CNNs for 6,000 steps",
-    "view-1": "`sheared-1`, Inception with `views: 1`",
-    "better-1": "[better parameters](../better.md)",
-    "better-2": "CNNs with seed 2",
-    "better-3": "CNNs with seed 3",
-    "averaged-1": "`better-1`, CNNs with averaged weights",
-    "shorter-1": "`better-1`, half as long a second phase",
-}
-AUGMENTED = (
-    "notebook-1",
-    "notebook-2",
-    "notebook-3",
-    "nearly-unsheared-1",
-    "sheared-1",
-    "long-3",
-    "sheared-long-1",
+STAND_IN = "weights that had seen unknown photographs"
+# What each row of a table is, by the experiments' name without a seed. Others come last.
+PRESETS = (
+    "notebook",
+    "float32",
+    "one-view",
+    "notebook-long",
+    "initial",
+    "falling",
+    "muon",
+    "better",
+    "longer",
 )
-TRANSFORMATIONS = {
-    "none": "basic-warm",
-    "horizontal flip": "augmented-flip-warm",
-    "shear": "augmented-shear",
-    "zoom": "augmented-zoom",
-    "width shift": "augmented-width",
-    "height shift": "augmented-height",
-    "the notebook's four": "augmented-notebook",
+DIFFERENCES = ("notebook", "notebook-long", "better")
+# What experiments without a file in `presets` are.
+OTHERS = {
+    "float32": "The notebook's numbers, computed in float32 instead of bfloat16.",
+    "notebook": "The notebook's numbers.",
+}
+TRIALS = {  # on tuning images
+    "muon-slower": "basic: the preset `muon` at a rate of 0.001",
+    "muon": "basic: the preset `muon`",
+    "flip": "augmented: the preset `muon` with a flip only",
+    "better": "augmented: the preset `better`",
+    "inception-slower": "Inception: a second phase of 20 epochs at a rate of 0.0001",
+    "inception": "Inception: a second phase of 20 epochs at a rate of 0.0003",
+    "inception-longer": "Inception: the preset `better`, 30 epochs at a rate of 0.0003",
 }
 
 
 def main() -> None:
-    """Write all tables into their pages."""
+    """Write all tables into their pages, or print those of presets of another folder."""
+    parser = argparse.ArgumentParser(description="Write the tables of the documentation.")
+    parser.add_argument(
+        "--folder", type=Path, help="print the tables of presets of the results in this folder"
+    )
+    if folder := parser.parse_args().folder:
+        for name, text in preset_tables(Results(folder)).items():
+            print(name, text, sep="\n\n")
+        return
     written = tables()
     for name in PAGES:
         page = REPOSITORY / name
@@ -84,37 +97,29 @@ def tables() -> dict[str, str]:
             "model",
             "the notebook",
             "here",
-            "here, [better parameters](docs/better.md)",
-            "here, [6,000 steps](docs/augmentation.md)",
+            "here, [better](docs/better.md)",
+            "here, [longer](docs/better.md)",
             rows=results.summary(),
         ),
-        "experiments": table(
-            "experiment",
-            "what it is",
-            "basic",
-            "augmented",
-            "inception",
-            rows=results.experiments(),
-        ),
-        "better": table(
-            "model",
-            "seed",
-            "the notebook's",
-            "better",
-            "difference",
-            rows=results.better(),
-        ),
-        "augmented": table(
-            "experiment",
+        **preset_tables(results),
+        "differences": table(
+            "parameters",
             "steps",
+            "seeds",
+            "basic, on training images",
             "basic",
             "augmented",
             "difference",
-            rows=results.augmented(),
+            rows=results.differences(),
         ),
-        "trials": table("trial", "settings", "accuracy", rows=trials()),
-        "transformations": table("augmentation", "accuracy", rows=transformations()),
+        "trials": table("trial", "what it is", "seeds", "accuracy", rows=trials()),
     }
+
+
+def preset_tables(results: "Results") -> dict[str, str]:
+    """Return the table of the presets for each of the models, by its title."""
+    head = ("preset", "what it adds", "seeds", "accuracy", "gain", "images seen", "CPU seconds")
+    return {layout.title(stage): table(*head, rows=results.presets(stage)) for stage in MODELS}
 
 
 def table(*head: str, rows: Iterable[Iterable[str]]) -> str:
@@ -124,83 +129,168 @@ def table(*head: str, rows: Iterable[Iterable[str]]) -> str:
 
 
 class Results:
-    """What the kept experiments reached on the 5,000 validation photographs."""
+    """What the kept experiments reached on the validation images."""
 
-    def __init__(self) -> None:
-        self.runs = read_runs(HERE)
-        self.predictions = pd.read_csv(HERE / "predictions.csv")
+    def __init__(self, folder: Path = HERE) -> None:
+        self.runs = by_preset(read_runs(folder))
+        self.predictions = pd.read_csv(folder / "predictions.csv.gz")
 
-    def accuracy(self, experiment: str, stage: str) -> str:
-        """Return the accuracy of a model."""
-        return f"{self.runs[experiment]['models'][stage]['evaluated']['accuracy']:.4f}"
+    def models(self, name: str, stage: str) -> dict[int, dict[str, Any]]:
+        """Return the evaluated models of a preset, by their seeds; none if it has none of its own.
 
-    def difference(self, first: tuple[str, str], second: tuple[str, str]) -> str:
-        """Return the first model's accuracy minus the second's, with its interval."""
-        one, other = (self._right(*model) for model in (first, second))
-        only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
-        low, high = difference_interval(only_one, only_other, len(one), CONFIDENCE)
-        return f"{(only_one - only_other) / len(one):+.4f} ({low:+.4f} to {high:+.4f})"
+        Those of other presets are among them if this network was trained with the same parameters.
+        Inception is trained once, whatever the seed of the others.
+        """
+        wanted, found = self.settings(name, stage), {}
+        alike = [each for each in self.runs if self.settings(each, stage) == wanted]
+        for group in (name, *alike):
+            for seed, run in self.runs[group].items():
+                model = run["models"].get(stage, {})
+                known = [each["md5"] for each in found.values()]
+                if "evaluated" in model and model["md5"] not in known:
+                    found.setdefault(seed, model)
+            if not found:
+                break
+        return dict(sorted(found.items()))
 
-    def _right(self, experiment: str, stage: str) -> pd.Series:
-        md5 = self.runs[experiment]["models"][stage]["md5"]
-        return (self.predictions[md5] >= 0.5) == (self.predictions["label"] == 1)
+    def settings(self, name: str, stage: str) -> frozenset[str]:
+        """Return the parameters that a preset trains a network with, other than `params.yaml`."""
+        found = {changes(run["command"], stage) for run in self.runs[name].values()}
+        if len(found) > 1:
+            raise SystemExit(
+                f"error: the experiments {name}-… differ in more than their seeds: "
+                "run those with other parameters again, with another name before the seed"
+            )
+        return found.pop()
+
+    def right(self, name: str, stage: str) -> np.ndarray:
+        """Return which images the models get right: seeds × images, 0 or 1."""
+        labels = self.predictions["label"].to_numpy() == 1
+        models = self.models(name, stage).values()
+        predicted = [self.predictions[model["md5"]] >= 0.5 for model in models]
+        return np.array([each.to_numpy() == labels for each in predicted], float)
+
+    def accuracy(self, name: str, stage: str) -> str:
+        """Return the mean accuracy of the models, with its interval."""
+        right = self.right(name, stage)
+        low, high = mean_interval(right)
+        return f"{right.mean():.3f} ({low:.3f} to {high:.3f})"
 
     def summary(self) -> Iterator[list[str]]:
         """Give the rows of the first page's table."""
         for stage in MODELS:
-            here = [self.accuracy(experiment, stage) for experiment in ("notebook-1", "better-1")]
+            cells = [self.accuracy(name, stage) for name in ("notebook", "better")]
             if stage == "train_inception":
-                here = [f"{number}, weights that had seen unknown photographs" for number in here]
-            longer = self.accuracy(LONG[stage], stage) if stage in LONG else ""
-            yield [layout.title(stage), f"{NOTEBOOK[stage]['val_accuracy']:.4f}", *here, longer]
+                cells = [f"{cell}, {STAND_IN}" for cell in cells]
+            own = self.settings("longer", stage) != self.settings("better", stage)
+            cells.append(self.accuracy("longer", stage) if own else "")
+            yield [layout.title(stage), f"{NOTEBOOK[stage]['val_accuracy']:.3f}", *cells]
 
-    def experiments(self) -> Iterator[list[str]]:
-        """Give a row for every experiment."""
-        if set(self.runs) != set(EXPERIMENTS):
-            raise ValueError("runs.json and EXPERIMENTS do not have the same experiments")
-        for name, description in EXPERIMENTS.items():
-            yield [f"`{name}`", description, *(self.accuracy(name, stage) for stage in MODELS)]
+    def presets(self, stage: str) -> Iterator[list[str]]:
+        """Give a row for each preset that trains a network in its own way."""
+        described = OTHERS | preset.descriptions(REPOSITORY / preset.FOLDER)
+        told: set[frozenset[str]] = set()
+        for name in [*filter(self.runs.get, PRESETS), *sorted(set(self.runs) - set(PRESETS))]:
+            models, settings = self.models(name, stage), self.settings(name, stage)
+            if models and settings not in told:
+                told.add(settings)
+                before = self.previous(name, stage)
+                right = self.right(name, stage).mean()
+                yield [
+                    f"`{name}`",
+                    described.get(name, ""),
+                    str(len(models)),
+                    self.accuracy(name, stage),
+                    f"{right - self.right(before, stage).mean():+.3f}" if before else "",
+                    f"{next(iter(models.values()))['last_epoch']['images']:,}",
+                    cost(models.values()),
+                ]
 
-    def better(self) -> Iterator[list[str]]:
-        """Give a row for each model that was trained with both sets of parameters."""
-        for stage in MODELS:
-            for seed in (1,) if stage == "train_inception" else (1, 2, 3):
-                before, after = ((f"{name}-{seed}", stage) for name in ("notebook", "better"))
-                numbers = (self.accuracy(*before), self.accuracy(*after))
-                yield [layout.title(stage), str(seed), *numbers, self.difference(after, before)]
+    def previous(self, name: str, stage: str) -> str:
+        """Return the nearest preset below another one that has models of its own."""
+        while name != "notebook":
+            path = REPOSITORY / preset.FOLDER / f"{name}.yaml"
+            text = path.read_text(encoding="utf-8") if path.exists() else "{}"
+            name = yaml.safe_load(text).get("after", "notebook")
+            if name in self.runs and self.models(name, stage):
+                return str(name)
+        return ""
 
-    def augmented(self) -> Iterator[list[str]]:
+    def differences(self) -> Iterator[list[str]]:
         """Give a row for each pair of a plain and an augmented network."""
-        for name in AUGMENTED:
-            # The plain network of `long-3` has 1,500 steps.
-            plain = "sheared-long-1" if name == "long-3" else name
-            pair = (name, "train_augmented"), (plain, "train_basic")
-            steps = self.runs[name]["models"]["train_augmented"]["last_epoch"]["steps"]
-            numbers = (self.accuracy(*pair[1]), self.accuracy(*pair[0]))
-            yield [f"`{name}`", f"{steps:,}", *numbers, self.difference(*pair)]
+        plain, augmented = MODELS[:2]
+        for name in filter(self.runs.get, DIFFERENCES):
+            models = self.models(name, augmented)
+            plains = self.models(name, plain).values()
+            difference = self.right(name, augmented) - self.right(name, plain)
+            low, high = mean_interval(difference)
+            yield [
+                f"`{name}`",
+                f"{next(iter(models.values()))['last_epoch']['steps']:,}",
+                str(len(models)),
+                f"{mean(model['last_epoch']['accuracy'] for model in plains):.3f}",
+                *(f"{self.right(name, stage).mean():.3f}" for stage in (plain, augmented)),
+                f"{difference.mean():+.3f} ({low:+.3f} to {high:+.3f})",
+            ]
+
+
+def changes(command: str, stage: str) -> frozenset[str]:
+    """Return what a command of `dvc exp run` changes of a training, but for its seed."""
+    words = pairwise(shlex.split(command))
+    changed = (after for word, after in words if word == "-S")
+    sections = (*(each for each in MODELS if each != stage), "evaluate", "compare", "local")
+    other = (*(f"{section}." for section in sections), f"{stage}.seed=")
+    return frozenset(change for change in changed if not change.startswith(other))
+
+
+def cost(models: Iterable[dict[str, Any]]) -> str:
+    """Return the mean of the CPU seconds of those models of which they are known."""
+    known = [model["cpu_seconds"] for model in models if model["cpu_seconds"]]
+    return f"{mean(known):,.0f}" if known else "unknown"
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Compute the interval of a mean over seeds and images, both of which are samples.
+
+    Two-way random effects: the variance of the mean is (MS_seeds + MS_images - MS_rest) / (n · m)
+    (Searle, Casella and McCulloch 1992), with Satterthwaite's degrees of freedom (1946). With one
+    seed, nothing is known of seeds: it is the images' alone.
+
+    Args:
+        values: of each seed and image, n × m.
+    """
+    n, m = values.shape
+    by_seed, by_image = values.mean(axis=1), values.mean(axis=0)
+    squares = [n * by_image.var(ddof=1)]
+    freedoms = [m - 1]
+    if n > 1:
+        rest = values - by_seed[:, None] - by_image + values.mean()
+        squares += [m * by_seed.var(ddof=1), -(rest**2).sum() / ((n - 1) * (m - 1))]
+        freedoms += [n - 1, (n - 1) * (m - 1)]
+    whole = max(sum(squares), squares[0])
+    if not whole:  # all models get all images right, or all wrong
+        return values.mean(), values.mean()
+    parts = zip(squares, freedoms, strict=True)
+    freedom = whole**2 / sum(square**2 / freedom for square, freedom in parts)
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * math.sqrt(whole / (n * m))
+    return values.mean() - half, values.mean() + half
 
 
 def trials() -> Iterator[list[str]]:
-    """Give a row for each trial that compares no single transformations."""
-    runs = read_runs(HERE / "tuning")
-    elsewhere = set(TRANSFORMATIONS.values()) - {"basic-warm", "augmented-flip-warm"}
-    for name in sorted(set(runs) - elsewhere, key=lambda name: (accuracy(runs[name]), name)):
-        (stage,) = runs[name]["models"]
-        settings = [
-            f"`{key.removeprefix(f'{stage}.')}={value}`"
-            for key, value in changes(runs[name]["command"])
-            if key.startswith(f"{stage}.") and not re.search("validation_steps|augmentation", key)
-        ]
-        if stage == "train_augmented":
-            settings.insert(0, "flip")
-        yield [f"`{name}`", " ".join(settings), f"{accuracy(runs[name]):.4f}"]
+    """Give a row for each trial on the tuning images, the best one last."""
+    runs = by_preset(read_runs(HERE / "tuning"))
+    means = {name: mean(map(accuracy, each.values())) for name, each in runs.items()}
+    for name in sorted(means, key=lambda name: (means[name], name)):
+        yield [f"`{name}`", TRIALS[name], str(len(runs[name])), f"{means[name]:.4f}"]
 
 
-def transformations() -> Iterator[list[str]]:
-    """Give a row for each trial of a transformation."""
-    runs = read_runs(HERE / "tuning")
-    for transformation, name in TRANSFORMATIONS.items():
-        yield [transformation, f"{accuracy(runs[name]):.4f}"]
+def by_preset(runs: dict[str, Any]) -> dict[str, dict[int, Any]]:
+    """Group runs by their name without the seed, and then by the seed; leave out other names."""
+    groups: dict[str, dict[int, Any]] = defaultdict(dict)
+    for name, run in runs.items():
+        if match := re.fullmatch(r"(.+)-(\d+)", name):
+            groups[match[1]][int(match[2])] = run
+    return {stem: dict(sorted(group.items())) for stem, group in groups.items()}
 
 
 def read_runs(folder: Path) -> dict[str, Any]:
@@ -212,12 +302,6 @@ def accuracy(run: dict[str, Any]) -> float:
     """Return the last validation accuracy of the only model of a run."""
     (model,) = run["models"].values()
     return float(model["last_epoch"]["val_accuracy"])
-
-
-def changes(command: str) -> list[tuple[str, str]]:
-    """Return the parameters that a command sets, and their values."""
-    settings = [after for option, after in pairwise(shlex.split(command)) if option == "-S"]
-    return [(key, value) for key, _, value in (text.partition("=") for text in settings)]
 
 
 if __name__ == "__main__":

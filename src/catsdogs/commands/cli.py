@@ -190,7 +190,7 @@ def results(names: tuple[str, ...], folder: Path) -> None:
     """Keep the results of experiments in Git.
 
     Writes how each experiment is run again and what its models reached (runs.json), their learning
-    curves (curves.csv) and their predictions (predictions.csv).
+    curves (curves.csv) and their predictions (predictions.csv.gz).
     """
     from catsdogs.commands import results
 

@@ -7,12 +7,13 @@ needs to check its figures:
   the MD5 of its images; for each of its models the MD5, what computed it, the CPU seconds if
   MLflow knows them, the last epoch, and the scores on all validation images if it was evaluated;
 - `curves.csv`: accuracy and loss after every epoch;
-- `predictions.csv`: P(second class) of every validation image; a column for each model, named by
-  its MD5.
+- `predictions.csv.gz`: P(second class) of every validation image; a column for each model, named
+  by its MD5.
 
 The files keep an experiment until it is taken out of `runs.json`.
 """
 
+import gzip
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from urllib.parse import urlsplit
 
 from catsdogs import layout, params
 from catsdogs.commands.sync import choose, find_experiments
-from catsdogs.files import write_csv, write_json
+from catsdogs.files import replacing, write_csv, write_json
 from catsdogs.git import git, require
 from catsdogs.stage import UserError
 from catsdogs.tracking import live
@@ -33,6 +34,7 @@ import pandas as pd
 
 PATHS = ("data.source", "train_inception.weights")  # parameters that may be paths of this machine
 CODE = ("src", "dvc.yaml")
+PREDICTIONS = Path("predictions.csv.gz")  # compressed, for every model has a column
 KEYS = ["name", "label"]  # of an image
 
 
@@ -78,7 +80,7 @@ def read(folder: Path) -> Results:
         )
     # As text, so that every number is written again as it is.
     curves, predictions = (
-        pd.read_csv(folder / f"{name}.csv", dtype=str) for name in ("curves", "predictions")
+        pd.read_csv(folder / name, dtype=str) for name in ("curves.csv", PREDICTIONS)
     )
     return Results(json.loads(runs.read_text(encoding="utf-8")), curves, predictions)
 
@@ -88,8 +90,10 @@ def write(results: Results, folder: Path) -> None:
     curves = results.curves[results.curves["experiment"].isin(results.runs)]
     curves = curves.sort_values("experiment", kind="stable")
     predictions = results.predictions.filter([*KEYS, *_evaluated(results.runs)])
-    for name, table in (("curves", curves), ("predictions", predictions)):
-        write_csv(folder / f"{name}.csv", table.columns.to_list(), table.itertuples(index=False))
+    write_csv(folder / "curves.csv", curves.columns.to_list(), curves.itertuples(index=False))
+    text = predictions.to_csv(index=False, lineterminator="\n")
+    with replacing(folder / PREDICTIONS) as part:
+        part.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))  # the same bytes again
     write_json(folder / "runs.json", dict(sorted(results.runs.items())))
 
 
@@ -135,12 +139,17 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
     split, models = snapshot.outputs("split"), {}
     for stage in snapshot.trainings:
         facts = snapshot.read_json(layout.facts(stage))
+        images = facts["steps"] * facts["settings"]["batch_size"]
         md5 = snapshot.outputs(stage)[layout.model(stage)]
         models[stage] = {
             "md5": md5,
             "runtime": facts.get("runtime"),
             "cpu_seconds": live.find_cost(md5),
-            "last_epoch": {"steps": facts["steps"], **snapshot.last_epoch(stage)},
+            "last_epoch": {
+                "steps": facts["steps"],
+                "images": images,
+                **snapshot.last_epoch(stage),
+            },
         }
         if stage in snapshot.evaluated:
             models[stage]["evaluated"] = snapshot.scores[stage]
