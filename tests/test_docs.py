@@ -58,8 +58,8 @@ def test_the_tables_follow_from_their_data():
 def test_results_of_ones_own_have_the_tables_of_presets(tmp_path):
     """Not all is evaluated, two presets train the basic network alike, one name has no seed."""
 
-    def model(md5, images=3200, **more):
-        return {"md5": md5, "last_epoch": {"images": images}, "cpu_seconds": len(md5), **more}
+    def model(md5, images=3200):
+        return {"md5": md5, "last_epoch": {"images": images}, "cpu_seconds": len(md5)}
 
     alike = "-S train_basic.epochs=9 -S train_basic.seed="
     own = f"-S train_augmented.epochs=8 {alike}"
@@ -147,8 +147,6 @@ def test_the_parameters_exist(page):
 
 ELSEWHERE = ("data.source", "train_inception.weights", "evaluate.models")
 RUNS = json.loads((REPOSITORY / "docs/results/runs.json").read_text(encoding="utf-8"))
-
-
 TRIALS = json.loads((REPOSITORY / "docs/results/tuning/runs.json").read_text(encoding="utf-8"))
 
 
