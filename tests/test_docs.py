@@ -174,7 +174,7 @@ def test_a_kept_run_has_the_parameters_of_its_preset(name):
     [
         ("muon", "muon", "train_basic"),
         ("better", "better", "train_augmented"),
-        ("inception-longer", "better", "train_inception"),
+        ("inception-deeper", "better", "train_inception"),
     ],
 )
 def test_a_preset_has_what_was_tried(trial, name, stage):

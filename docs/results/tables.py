@@ -58,13 +58,22 @@ OTHERS = {
     "notebook": "The notebook's numbers.",
 }
 TRIALS = {  # on tuning images
-    "muon-slower": "basic: the preset `muon` at a rate of 0.001",
-    "muon": "basic: the preset `muon`",
-    "flip": "augmented: the preset `muon` with a flip only",
-    "better": "augmented: the preset `better`",
-    "inception-slower": "Inception: a second phase of 20 epochs at a rate of 0.0001",
-    "inception": "Inception: a second phase of 20 epochs at a rate of 0.0003",
-    "inception-longer": "Inception: the preset `better`, 30 epochs at a rate of 0.0003",
+    "muon-slower": "the preset `muon` at a rate of 0.001",
+    "muon": "the preset `muon`",
+    "flip": "the preset `muon` with a flip only",
+    "half": "a flip, and the notebook's transformations at half strength",
+    "half-faster": "`half` at a rate of 0.004",
+    "half-falling": "`half` with a rate that falls from the first step on",
+    "quarter": "a flip, and the notebook's transformations at a quarter of their strength",
+    "quarter-mirrored": "`quarter` with mirrored edges",
+    "quarter-slower": "`quarter` at a rate of 0.0014",
+    "small-shifts": "a flip, and shifts of 0.05 with mirrored edges",
+    "shifts": "a flip, and shifts of 0.1 with mirrored edges",
+    "better": "the preset `better`: `shifts` at a rate of 0.0014",
+    "inception-slower": "a second phase of 20 epochs above `mixed3`, at a rate of 0.0001",
+    "inception": "`inception-slower` at a rate of 0.0003",
+    "inception-longer": "`inception` with 30 epochs",
+    "inception-deeper": "the preset `better`: `inception-longer` above `mixed0`",
 }
 
 
@@ -112,7 +121,7 @@ def tables() -> dict[str, str]:
             "difference",
             rows=results.differences(),
         ),
-        "trials": table("trial", "what it is", "seeds", "accuracy", rows=trials()),
+        "trials": table("model", "trial", "what it is", "seeds", "accuracy", rows=trials()),
     }
 
 
@@ -277,11 +286,15 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def trials() -> Iterator[list[str]]:
-    """Give a row for each trial on the tuning images, the best one last."""
+    """Give a row for each trial on the tuning images, the best one of each model last."""
     runs = by_preset(read_runs(HERE / "tuning"))
-    means = {name: mean(map(accuracy, each.values())) for name, each in runs.items()}
-    for name in sorted(means, key=lambda name: (means[name], name)):
-        yield [f"`{name}`", TRIALS[name], str(len(runs[name])), f"{means[name]:.4f}"]
+    order = {}
+    for name, seeds in runs.items():
+        (stage,) = {stage for run in seeds.values() for stage in run["models"]}
+        order[name] = (MODELS.index(stage), mean(map(accuracy, seeds.values())))
+    for name, (model, reached) in sorted(order.items(), key=lambda item: (item[1], item[0])):
+        title = layout.title(MODELS[model])
+        yield [title, f"`{name}`", TRIALS[name], str(len(runs[name])), f"{reached:.4f}"]
 
 
 def by_preset(runs: dict[str, Any]) -> dict[str, dict[int, Any]]:
